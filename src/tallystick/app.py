@@ -1,0 +1,124 @@
+"""`Tallystick`: the one object that an application opens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+from tallystick.clock import Clock, SystemClock
+from tallystick.doctor import Diagnosis, examine
+from tallystick.due_jobs import DueJobs, run_due_jobs
+from tallystick.engine import Engine
+from tallystick.events import Event
+from tallystick.identity import BillableResolver
+from tallystick.invoicing.overages import Overages
+from tallystick.limits.limits import Limits
+from tallystick.metering.meter import Meter
+from tallystick.metering.usage import Usage
+from tallystick.metering.wrapping import wrap
+from tallystick.plans.plans import Plans
+from tallystick.plans.subscriptions import Subscriptions
+from tallystick.pricing.prices import Prices
+from tallystick.settings import Settings
+
+__all__ = ["Tallystick"]
+
+Client = TypeVar("Client")
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class Tallystick:
+    """Meters, limits and bills the use of AI models.
+
+    ```python
+    ts = Tallystick()  # ./tallystick.db, or TALLYSTICK_DATABASE_URL, or tallystick.toml
+    result = ts.meter.billable("user:42").using_provider("openai", "gpt-4o-mini").call(ask_the_model)
+    ```
+
+    One object a process; threads share it. It creates or migrates its schema when it is opened, and is closed by
+    `close()`, by `with`, or when the process ends. After a fork the child goes on with a connection of its own.
+
+    Args:
+        database: "sqlite:///file" or "postgresql://…". Before the environment and the file.
+        clock: where the time comes from; a `FixedClock` for tests.
+        config: path of a settings file instead of ./tallystick.toml.
+        overrides: any setting by name: `enforcement="shadow"`, `billing={"currency": "EUR"}`.
+
+    Raises:
+        ConfigurationError: for an unknown or wrong setting.
+        SchemaOutOfDate: the schema is newer than this version, or older and `auto_migrate` is off.
+        StorageError: the database cannot be opened.
+    """
+
+    def __init__(
+        self,
+        database: str | None = None,
+        *,
+        clock: Clock | None = None,
+        config: str | os.PathLike[str] | None = None,
+        **overrides: object,
+    ) -> None:
+        self.settings = Settings.load(database, config, **overrides)
+        self._engine = Engine(self.settings, clock or SystemClock())
+        self._engine.open()
+        self.meter = Meter(self._engine)
+        self.usage = Usage(self._engine)
+        self.pricing = Prices(self._engine)
+        self.limits = Limits(self._engine)
+        self.plans = Plans(self._engine)
+        self.subscriptions = Subscriptions(self._engine)
+        self.overages = Overages(self._engine)
+
+    @property
+    def clock(self) -> Clock:
+        return self._engine.clock
+
+    def wrap(self, client: Client, **options: Any) -> Client:
+        """Return the same client of a provider's SDK, metered: `ts.wrap(OpenAI(), billable="tenant:acme")`.
+
+        Every call through it is held, recorded and priced; responses and exceptions are the provider's own. Options:
+        `billable`, `user`, `tenant`, `feature`, `billing_mode`, `metadata`, `provider`.
+        """
+        return wrap(self._engine, client, **options)
+
+    def on(self, event_class: type[Event]) -> Callable[[Handler], Handler]:
+        """Return a decorator that calls a function after each event of a class: `@ts.on(UsageRecorded)`.
+
+        Handlers run after the commit; one that fails is logged and breaks nothing.
+        """
+        return self._engine.handlers.on(event_class)
+
+    def resolve_billable(self, resolver: BillableResolver) -> BillableResolver:
+        """Register how the application's objects name their billable. Usable as a decorator."""
+        self._engine.billable_resolver = resolver
+        return resolver
+
+    def resolve_tenant(self, resolver: Callable[[], object]) -> Callable[[], object]:
+        """Register where the tenant of the moment is found, such as `context_variable.get`. Usable as a decorator.
+
+        It is asked for each call that names no tenant; None means that there is none.
+        """
+        self._engine.tenant_resolver = resolver
+        return resolver
+
+    def run_due_jobs(self) -> DueJobs:
+        """Do what is due by the clock: release and report holds that ran out. Safe to run anywhere, any number of times."""
+        return run_due_jobs(self._engine)
+
+    def doctor(self, *, prices: bool = True) -> Diagnosis:
+        """Recompute every counter, hold and rollup from the events, and report any drift in `.findings`.
+
+        With `prices`, every event's cost is computed again from the price that it keeps, which reads all events.
+        """
+        return examine(self._engine, prices=prices)
+
+    def close(self) -> None:
+        """Carry out what is waiting and close the database. Closing twice is harmless."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,270 @@
+"""The doctor: recomputes counters, holds and rollups from the events, and says where anything differs."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, Connection, case, cast, func, literal, select
+
+from tallystick.period import from_micros
+from tallystick.pricing.cost import Cost
+from tallystick.storage import tables
+from tallystick.storage.statements import ROLLUP_SUMS
+
+if TYPE_CHECKING:
+    from tallystick.engine import Engine
+
+__all__ = ["Diagnosis", "Finding", "examine"]
+
+# Every zone's full hours lie on a quarter of an hour of UTC, so sums by quarter can be put into any zone's hours.
+_QUARTER_HOUR_MICROS = 15 * 60 * 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be ("drift"), or worth knowing ("notice")."""
+
+    kind: str
+    subject: str
+    expected: str
+    found: str
+    remedy: str
+    severity: str = "drift"
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.subject}: expected {self.expected}, found {self.found}. {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What the doctor found. `ok`: every number agrees; notices do not change that."""
+
+    findings: tuple[Finding, ...]
+    events: int
+    counters: int
+    open_holds: int
+
+    @property
+    def ok(self) -> bool:
+        return not any(finding.severity == "drift" for finding in self.findings)
+
+
+def examine(engine: Engine, *, prices: bool = True) -> Diagnosis:
+    """Examine everything at one moment. With `prices`, each event's cost is computed again from the price it keeps."""
+
+    def look(connection: Connection) -> Diagnosis:
+        # One snapshot for all questions, or use recorded meanwhile would look like drift.
+        isolation = "" if connection.dialect.name == "sqlite" else " ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        connection.exec_driver_sql("BEGIN" + isolation)
+        try:
+            return _examined(engine, connection, prices=prices)
+        finally:
+            connection.exec_driver_sql("ROLLBACK")
+
+    return engine.read(look)
+
+
+def _examined(engine: Engine, connection: Connection, *, prices: bool) -> Diagnosis:
+    findings = [
+        *_used_findings(connection),
+        *_held_findings(connection),
+        *_rollup_findings(engine, connection),
+        *_hold_findings(engine, connection),
+        *_overage_findings(connection),
+        *_unpriced_findings(connection),
+    ]
+    if prices:
+        findings += _price_findings(connection)
+    return Diagnosis(
+        findings=tuple(findings),
+        events=_count(connection, tables.usage_events),
+        counters=_count(connection, tables.counters),
+        open_holds=connection.execute(select(func.count()).where(tables.holds.c.status == "open")).scalar_one(),
+    )
+
+
+def _used_findings(connection: Connection) -> Iterator[Finding]:
+    expected: dict[tuple[Any, ...], int] = defaultdict(int)
+    for table in (tables.usage_events, tables.usage_removed):
+        grouped = (table.c.billable, table.c.period, table.c.period_start, table.c.currency)
+        rows = connection.execute(
+            select(*grouped, func.sum(table.c.total_tokens), func.coalesce(func.sum(table.c.total_cost), 0)).group_by(
+                *grouped
+            )
+        )
+        for billable, period, period_start, currency, tokens, cost in rows:
+            expected[billable, "tokens", period, period_start] += int(tokens)
+            expected[billable, f"cost:{currency}", period, period_start] += int(cost)
+    counters = tables.counters
+    columns = (counters.c.billable, counters.c.meter, counters.c.period, counters.c.period_start, counters.c.used)
+    found = {
+        tuple(row[:4]): int(row[4]) for row in connection.execute(select(*columns).where(counters.c.scope == "")).all()
+    }
+    yield from _differences("used", expected, found)
+
+
+def _held_findings(connection: Connection) -> Iterator[Finding]:
+    holds, counters = tables.holds, tables.counters
+    expected: dict[tuple[Any, ...], int] = defaultdict(int)
+    for billable, claims in connection.execute(select(holds.c.billable, holds.c.claims).where(holds.c.status == "open")):
+        for meter, scope, period, period_start, amount in json.loads(claims):
+            expected[billable, meter, scope, period, period_start] += amount
+    columns = (counters.c.billable, counters.c.meter, counters.c.scope, counters.c.period, counters.c.period_start)
+    rows = connection.execute(select(*columns, counters.c.held).where(counters.c.held != 0))
+    yield from _differences("held", expected, {tuple(row[:5]): int(row[5]) for row in rows})
+
+
+def _rollup_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
+    """Compare hours with events, where events are all there, and days with hours."""
+    hourly: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    days_of_hours: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    for key, sums in _rollup_rows(connection, tables.usage_hourly):
+        hourly[key] = sums
+        day = engine.days.bounds_micros(key[1])[0]
+        _add(days_of_hours, (key[0], day, *key[2:]), sums)
+    daily = dict(_rollup_rows(connection, tables.usage_daily))
+    yield from _differences("day", days_of_hours, daily)
+    kept = tables.usage_removed
+    removed = set(connection.execute(select(kept.c.billable).where(kept.c.rollups_kept.is_(True))).scalars())
+    expected: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    for key, sums in _event_sums(connection):
+        hour = engine.hours.bounds_micros(key[1])[0]
+        _add(expected, (key[0], hour, *key[2:]), sums)
+    yield from _differences("hour", _without(expected, removed), _without(hourly, removed))
+
+
+def _event_sums(connection: Connection) -> Iterator[tuple[tuple[Any, ...], tuple[int, ...]]]:
+    events = tables.usage_events
+    corrected = events.alias("corrected")
+    was_unpriced = (
+        select(literal(1)).where(corrected.c.id == events.c.corrects_event_id, corrected.c.total_cost.is_(None)).exists()
+    )
+    quarter = events.c.occurred_at - events.c.occurred_at % cast(literal(_QUARTER_HOUR_MICROS), BigInteger)
+    grouped = (
+        events.c.billable,
+        quarter,
+        events.c.provider,
+        events.c.model,
+        events.c.feature,
+        events.c.resource_type,
+        events.c.currency,
+    )
+    # The first correction of an unpriced event prices it; later ones change a price.
+    is_first = ~select(literal(1)).where(
+        corrected.c.corrects_event_id == events.c.corrects_event_id, corrected.c.id < events.c.id
+    ).exists()
+    unpriced = case(
+        (events.c.total_cost.is_(None), 1),
+        (events.c.corrects_event_id.isnot(None) & was_unpriced & is_first, -1),
+        else_=0,
+    )
+    query = select(
+        *grouped,
+        func.sum(case((events.c.corrects_event_id.is_(None), 1), else_=0)),
+        func.sum(unpriced),
+        *(func.sum(events.c[name]) for name in ROLLUP_SUMS[2:-1]),
+        func.coalesce(func.sum(events.c.total_cost), 0),
+    ).group_by(*grouped)
+    for row in connection.execute(query):
+        yield tuple(row[:7]), tuple(int(value) for value in row[7:])
+
+
+def _rollup_rows(connection: Connection, table: Any) -> Iterator[tuple[tuple[Any, ...], tuple[int, ...]]]:
+    for row in connection.execute(select(table)):
+        yield tuple(row[:7]), tuple(int(value) for value in row[7:])
+
+
+def _hold_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
+    holds, events = tables.holds, tables.usage_events
+    missing = connection.execute(
+        select(holds.c.id, holds.c.event_id)
+        .outerjoin(events, events.c.id == holds.c.event_id)
+        .where(holds.c.status == "settled", events.c.id.is_(None))
+    )
+    for hold_id, event_id in missing:
+        yield Finding("settled hold", hold_id, f"event {event_id}", "none", "Its event is gone; restore it.")
+    recorded = connection.execute(
+        select(holds.c.id, events.c.id)
+        .join(events, events.c.hold_id == holds.c.id)
+        .where(holds.c.status == "open")
+    )
+    for hold_id, event_id in recorded:
+        yield Finding("open hold", hold_id, "no event", f"event {event_id}", "It was recorded and not closed.")
+    twice = connection.execute(
+        select(events.c.hold_id).where(events.c.hold_id.isnot(None)).group_by(events.c.hold_id).having(func.count() > 1)
+    )
+    for (hold_id,) in twice:
+        yield Finding("events of a hold", hold_id, "one", "several", "A call was recorded more than once.")
+    lapsed = connection.execute(
+        select(holds.c.id, holds.c.billable, holds.c.expires_at).where(
+            holds.c.status == "open", holds.c.expires_at <= engine.now()
+        )
+    )
+    for hold_id, billable, expires_at in lapsed:
+        yield Finding(
+            "lapsed hold",
+            f"{hold_id} ({billable})",
+            f"closed by {from_micros(expires_at):%Y-%m-%d %H:%M:%S} UTC",
+            "open",
+            "Run due jobs (tallystick worker) to release and report it.",
+            severity="notice",
+        )
+
+
+def _overage_findings(connection: Connection) -> Iterator[Finding]:
+    overages, events = tables.overages, tables.usage_events
+    flagged = select(events.c.id).where(events.c.flags.contains("overage"))
+    missing = flagged.where(~select(literal(1)).where(overages.c.event_id == events.c.id).exists())
+    for (event_id,) in connection.execute(missing):
+        yield Finding("overage", event_id, "an overage charge", "none", "The event is flagged overage.")
+
+
+def _unpriced_findings(connection: Connection) -> Iterator[Finding]:
+    hourly = tables.usage_hourly
+    unpriced = int(connection.execute(select(func.coalesce(func.sum(hourly.c.unpriced_events), 0))).scalar_one())
+    if unpriced:
+        yield Finding(
+            "unpriced events",
+            "usage",
+            "0",
+            str(unpriced),
+            "Set their prices and run reprice.",
+            severity="notice",
+        )
+
+
+def _price_findings(connection: Connection) -> Iterator[Finding]:
+    events = tables.usage_events
+    query = select(events.c.id, events.c.total_cost, events.c.price).where(
+        events.c.price.isnot(None), events.c.total_cost.isnot(None), events.c.corrects_event_id.is_(None)
+    )
+    for event_id, total, price in connection.execute(query.execution_options(yield_per=5000)):
+        expected = Cost.from_dict(json.loads(price)).recomputed_nanos()
+        if expected != total:
+            yield Finding("cost", event_id, f"{expected} nanos", f"{total} nanos", "Its price does not make its cost.")
+
+
+def _differences(kind: str, expected: dict[tuple[Any, ...], Any], found: dict[tuple[Any, ...], Any]) -> Iterator[Finding]:
+    nothing = (0, (0,) * len(ROLLUP_SUMS))
+    for key in sorted(expected.keys() | found.keys(), key=str):
+        before, now = expected.get(key), found.get(key)
+        if before == now or (before is None and now in nothing) or (now is None and before in nothing):
+            continue
+        yield Finding(kind, " ".join(str(part) for part in key), str(before), str(now), "The records disagree.")
+
+
+def _without(sums: dict[tuple[Any, ...], Any], billables: set[str]) -> dict[tuple[Any, ...], Any]:
+    return {key: value for key, value in sums.items() if key[0] not in billables}
+
+
+def _add(sums: dict[tuple[Any, ...], tuple[int, ...]], key: tuple[Any, ...], amounts: Iterable[int]) -> None:
+    before = sums.get(key)
+    sums[key] = tuple(amounts) if before is None else tuple(map(sum, zip(before, amounts, strict=True)))
+
+
+def _count(connection: Connection, table: Any) -> int:
+    return connection.execute(select(func.count()).select_from(table)).scalar_one()

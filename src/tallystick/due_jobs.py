@@ -1,0 +1,58 @@
+"""Work that is due by the clock: what `tallystick worker` does in a loop and `ts.run_due_jobs()` does once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from tallystick.metering.commands import CloseHold, Voided
+from tallystick.storage import tables
+from tallystick.storage.database import hold_from_row
+
+if TYPE_CHECKING:
+    from tallystick.engine import Engine
+
+__all__ = ["DueJobs", "run_due_jobs"]
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DueJobs:
+    """What was done."""
+
+    holds_expired: int
+
+
+def run_due_jobs(engine: Engine) -> DueJobs:
+    """Do everything that is due now. Running it twice, or in several processes at once, does nothing twice."""
+    return DueJobs(holds_expired=expire_holds(engine))
+
+
+def expire_holds(engine: Engine) -> int:
+    """Release holds whose time ran out, and report each with `HoldExpired`."""
+    now = engine.now()
+    holds = tables.holds
+    query = (
+        select(
+            holds.c.id,
+            holds.c.billable,
+            holds.c.status,
+            holds.c.claims,
+            holds.c.expires_at,
+            holds.c.idempotency_key,
+            holds.c.event_id,
+        )
+        .where(holds.c.status == "open", holds.c.expires_at <= now)
+        .order_by(holds.c.billable, holds.c.expires_at)
+        .limit(_PAGE)
+    )
+    expired = 0
+    while True:
+        rows = engine.read(lambda connection: connection.execute(query).all())
+        commands = [CloseHold(hold_from_row(tuple(row)), now, "expired") for row in rows]  # type: ignore[arg-type]  # the columns asked for
+        expired += sum(isinstance(answer, Voided) for answer in engine.lane.run_many(commands))
+        if len(rows) < _PAGE:
+            return expired

@@ -1,0 +1,343 @@
+"""The engine: what the public namespaces share. One lane, one clock, one price list, one set of handlers.
+
+Private to the package; applications use `Tallystick` and `AsyncTallystick`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Connection, select
+
+from tallystick.clock import Clock
+from tallystick.errors import NotFound, StorageError, TallystickError, UnknownPrice
+from tallystick.events import Event, HoldExpired, LimitApproaching, LimitReached, OverageCharged, UsageRecorded
+from tallystick.handlers import Handlers
+from tallystick.identity import BillableResolver, new_id
+from tallystick.limits.decision import Standing, check
+from tallystick.metering.commands import Recorded, Replayed, UsageFacts
+from tallystick.metering.metadata import MetadataPolicy
+from tallystick.metering.response import Settlement
+from tallystick.metering.usage_event import UsageEvent
+from tallystick.money import CurrencyRates, Money
+from tallystick.period import PeriodKind, PeriodRule, from_micros, parse_instant, to_micros
+from tallystick.plans.loading import load_terms
+from tallystick.plans.terms import InForce, OverageBehavior, Terms, TermsPolicy
+from tallystick.providers.registry import Providers
+from tallystick.providers.usage import ProviderUsage
+from tallystick.storage import tables
+from tallystick.storage.engines import connect_lane, open_engine
+from tallystick.storage.lane import Lane
+from tallystick.storage.schema import ensure_schema
+
+if TYPE_CHECKING:
+    from tallystick.metering.call import Attempt, CallContext
+    from tallystick.metering.response import MeteredResponse
+    from tallystick.pricing import Pricing
+    from tallystick.settings import Settings
+    from tallystick.storage.database import Database
+    from tallystick.storage.workspace import HoldRow
+
+__all__ = ["Engine"]
+
+Answer = TypeVar("Answer")
+
+_REMEMBERED_RESPONSES_MAX = 256
+
+
+class Engine:
+    """Everything that is opened once and shared."""
+
+    logger = logging.getLogger("tallystick")
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.handlers = Handlers()
+        self.currency_rates = CurrencyRates(settings.billing.currency_rates)
+        self.terms_policy = TermsPolicy(
+            currency=settings.billing.currency,
+            period_kind=PeriodKind(settings.period.type),
+            is_anniversary=settings.period.alignment == "rolling",
+            zone=settings.period.timezone,
+            overage_behavior=OverageBehavior(settings.billing.overage_behavior),
+            grace_period_days=settings.billing.payment_failure_grace_period_days,
+        )
+        self.metadata_policy = MetadataPolicy(
+            bytes_max=settings.metadata.max_bytes,
+            keys_max=settings.metadata.max_keys,
+            redact=settings.metadata.redact,
+        )
+        self.hours = PeriodRule(PeriodKind.HOURLY, settings.period.timezone)
+        self.days = PeriodRule(PeriodKind.DAILY, settings.period.timezone)
+        self.billable_resolver: BillableResolver | None = None
+        self.tenant_resolver: Callable[[], object] | None = None
+        self.providers = Providers(
+            {name: one.class_path for name, one in settings.providers.items() if one.class_path is not None}
+        )
+        self._responses: OrderedDict[tuple[str, str], object] = OrderedDict()
+        self._responses_lock = threading.Lock()
+        self.database = open_engine(settings)
+        self.lane = Lane(self._connect_lane, self._load_terms, now=self.now, on_expired=self.announce_expired)
+
+    def open(self) -> None:
+        """Bring the schema up to date."""
+        try:
+            ensure_schema(self.database, auto_migrate=self.settings.auto_migrate)
+        except TallystickError:
+            raise
+        except Exception as error:
+            raise StorageError(f"The database cannot be opened: {error}") from error
+
+    def close(self) -> None:
+        self.lane.close()
+        self.database.dispose()
+
+    @cached_property
+    def pricing(self) -> Pricing:
+        # The catalogue is large: it is imported with the first price that is asked for.
+        from tallystick.pricing import PriceOverride, Pricing
+
+        overrides = [
+            PriceOverride(
+                provider=one.provider,
+                model=one.model,
+                currency=one.currency,
+                effective_from=one.effective_from,
+                effective_until=one.effective_until,
+                **{f"{token_class}_price_per_million": price for token_class, price in one.prices.items()},
+            )
+            for one in self.settings.price_overrides()
+        ]
+        return Pricing(overrides, self.providers, self.currency_rates)
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        """Return the clock's instant in µs."""
+        return to_micros(self.clock.now())
+
+    def instant(self, value: str | datetime | None, *, field: str) -> int:
+        """Return an instant that a caller gave, in µs; the clock's where none was given."""
+        return self.now() if value is None else to_micros(parse_instant(value, field=field))
+
+    # -- the database -------------------------------------------------------------------------------------------------
+
+    def read(self, query: Callable[[Connection], Answer]) -> Answer:
+        """Run a read on a connection of its own; it never waits for the lane."""
+        with self.database.connect() as connection:
+            return query(connection)
+
+    def terms(self, billable: str) -> Terms:
+        """Return a billable's terms as the database has them now."""
+        return self.read(lambda connection: self._load_terms(connection, [billable]))[billable]
+
+    def _connect_lane(self) -> Database:
+        return connect_lane(self.database)
+
+    def _load_terms(self, connection: Connection, billables: Iterable[str]) -> dict[str, Terms]:
+        return load_terms(connection, billables, self.terms_policy)
+
+    # -- prices -------------------------------------------------------------------------------------------------------
+
+    def costs(
+        self, usage: ProviderUsage, provider: str, model: str, at: int
+    ) -> tuple[tuple[int, int, int] | None, str, str | None]:
+        """Return (input, output, total) in nanos, their currency, and the price used as JSON. None: no price is known."""
+        try:
+            cost = self.pricing.cost(usage, provider, model or None, from_micros(at))
+        except UnknownPrice:
+            return None, self.settings.billing.currency, None
+        total, output = cost.total_nanos, cost.output_nanos
+        return (total - output, output, total), cost.currency, json.dumps(cost.to_dict(), separators=(",", ":"))
+
+    def dearest_cost(self, provider: str, model: str, tokens: int, at: int) -> tuple[int, str] | None:
+        """Return what so many tokens cost at most, in nanos, and the currency; None where no price is known."""
+        if not model:
+            return None
+        try:
+            cost = self.pricing.dearest(provider, model, tokens, from_micros(at))
+        except UnknownPrice:
+            return None
+        return cost.nanos, cost.currency
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    def facts(
+        self,
+        context: CallContext,
+        usage: ProviderUsage,
+        *,
+        occurred_at: int,
+        flags: tuple[str, ...] = (),
+        has_price: bool = True,
+    ) -> UsageFacts:
+        """Return what happened, priced, ready for the lane.
+
+        `has_price` is false for use that is counted and has no price of its own, such as a message.
+        """
+        model = context.model or usage.model or ""
+        costs: tuple[int, int, int] | None = (0, 0, 0)
+        currency, price = self.settings.billing.currency, None
+        if has_price:
+            costs, currency, price = self.costs(usage, context.provider, model, occurred_at)
+        if usage.estimated:
+            flags = (*flags, "estimated")
+        return UsageFacts(
+            event_id=new_id("evt"),
+            billable=context.billable,
+            user_id=context.user_id,
+            tenant_id=context.tenant_id,
+            provider=context.provider,
+            model=model,
+            feature=context.feature,
+            resource_type=context.resource_type,
+            quantity=context.quantity,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            usage=_stored_usage(usage),
+            costs=costs,
+            currency=currency,
+            price=price,
+            flags=flags,
+            metadata=context.metadata,
+            occurred_at=occurred_at,
+            recorded_at=self.now(),
+            hour_start=self.hours.bounds_micros(occurred_at)[0],
+            day_start=self.days.bounds_micros(occurred_at)[0],
+            billing_mode=context.billing_mode,
+            idempotency_key=context.idempotency_key,
+            fingerprint=context.fingerprint(),
+        )
+
+    def settlement_of(self, billable: str, replayed: Replayed) -> Settlement:
+        """Read the first settlement of a key or a hold."""
+        row = self.event_row(replayed.event_id)
+        in_force = self.terms(billable).at(self.now())
+        return Settlement.replay(
+            row,
+            replayed.outcome,
+            (in_force, self.standing(billable, in_force)),
+            approaching_percentage=self.settings.limits.approaching_percentage,
+        )
+
+    def event_row(self, event_id: str) -> tuple[object, ...]:
+        events = tables.usage_events
+        row = self.read(lambda connection: connection.execute(select(events).where(events.c.id == event_id)).first())
+        if row is None:
+            raise NotFound("usage event", event_id)
+        return tuple(row)
+
+    def standing(self, billable: str, in_force: InForce) -> Standing:
+        """Read the counters of a period."""
+        counters = tables.counters
+        query = select(counters.c.meter, counters.c.used, counters.c.held).where(
+            counters.c.billable == billable,
+            counters.c.scope == "",
+            counters.c.period == in_force.period,
+            counters.c.period_start == in_force.period_start,
+        )
+        rows = self.read(lambda connection: connection.execute(query).all())
+        amounts = {meter: (used, held) for meter, used, held in rows}
+        return Standing(*amounts.get("tokens", (0, 0)), *amounts.get(f"cost:{in_force.currency}", (0, 0)))
+
+    # -- streams and responses ----------------------------------------------------------------------------------------
+
+    def metered_stream(self, response: Any, attempt: Attempt) -> MeteredResponse[Any] | None:
+        """Return a stream that settles its attempt when it ends; None where the response is no stream."""
+        from tallystick.metering.streams import metered_stream
+
+        return metered_stream(self, response, attempt)
+
+    def remember_response(self, context: CallContext, response: object) -> None:
+        """Keep a keyed call's response for replays in this process. It is never stored: it may hold prompt text."""
+        if context.idempotency_key is None:
+            return
+        with self._responses_lock:
+            self._responses[context.billable, context.idempotency_key] = response
+            while len(self._responses) > _REMEMBERED_RESPONSES_MAX:
+                self._responses.popitem(last=False)
+
+    def remembered_response(self, context: CallContext) -> Any:
+        with self._responses_lock:
+            return self._responses.get((context.billable, context.idempotency_key or ""))
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def announce(self, recorded: Recorded) -> None:
+        """Send what follows from a use that was committed."""
+        events = list(self._events_of(recorded))
+        if events:
+            self.handlers.send(events)
+
+    def _events_of(self, recorded: Recorded) -> Iterable[Event]:
+        wants = self.handlers.wants
+        billable, at = str(recorded.row[1]), from_micros(int(recorded.row[-1]))  # type: ignore[call-overload]  # recorded_at is an integer
+        if wants(UsageRecorded):
+            yield UsageRecorded(billable=billable, at=at, usage=UsageEvent.from_row(recorded.row))
+        over = recorded.overage
+        if over is not None and over.amount and recorded.overage_id and wants(OverageCharged):
+            yield OverageCharged(
+                billable=billable,
+                at=at,
+                overage_id=recorded.overage_id,
+                usage_event_id=str(recorded.row[0]),
+                tokens=over.tokens,
+                amount=Money.from_nanos(over.amount, recorded.in_force.currency),
+            )
+        if wants(LimitApproaching) or wants(LimitReached):
+            yield from self._limit_events(recorded, billable, at)
+
+    def _limit_events(self, recorded: Recorded, billable: str, at: datetime) -> Iterable[Event]:
+        """Find the limits that this use, and no use before it, has passed."""
+        in_force, before, after = recorded.in_force, recorded.before, recorded.after
+        percentage = self.settings.limits.approaching_percentage
+        for limit_type, limit, used_before, used_after in (
+            ("tokens", in_force.token_limit, before.tokens_used, after.tokens_used),
+            ("cost", in_force.cost_limit, before.cost_used, after.cost_used),
+        ):
+            if limit is None:
+                continue
+            if used_before * 100 < limit * percentage <= used_after * 100:
+                now = check(billable, in_force, after, approaching_percentage=percentage)
+                yield LimitApproaching(
+                    billable=billable,
+                    at=at,
+                    limit_type=limit_type,
+                    usage_percentage=now.usage_percentage,
+                    remaining_tokens=now.remaining_tokens,
+                    remaining_cost=now.remaining_cost,
+                )
+            if used_before < limit <= used_after:
+                yield LimitReached(billable=billable, at=at, limit_type=limit_type, is_hard=in_force.is_hard)
+
+    def announce_expired(self, holds: Iterable[HoldRow]) -> None:
+        """Report holds that ran out."""
+        at = self.clock.now()
+        for hold in holds:
+            self.logger.warning("Hold %s of %s ran out unsettled; what it held is free again.", hold.id, hold.billable)
+            if self.handlers.wants(HoldExpired):
+                held: dict[str, int] = {}
+                for claim in hold.claims:
+                    held[claim.meter] = held.get(claim.meter, 0) + claim.amount
+                expired = HoldExpired(
+                    billable=hold.billable, at=at, hold_id=hold.id, held=held, idempotency_key=hold.idempotency_key
+                )
+                self.handlers.send([expired])
+
+
+def _stored_usage(usage: ProviderUsage) -> str | None:
+    """Return the usage as JSON where it says more than the totals, which have columns of their own."""
+    if not (usage.breakdown or usage.counts or usage.service_tier or usage.model or usage.requests != 1):
+        return None
+    stored = usage.to_dict()
+    for name in ("input_cost", "output_cost", "total_cost"):
+        stored.pop(name, None)
+    return json.dumps(stored, separators=(",", ":"))

@@ -1,0 +1,294 @@
+"""Every error that Tallystick raises: one tree, each with a stable `code` and the data that a program needs.
+
+Asking returns, acting raises: `check` methods answer with a result, `enforce`, `call` and `deduct` raise one of these.
+A message says the fact, the numbers and the remedy. `code` never changes between releases; messages may.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from tallystick.money import Money
+
+__all__ = [
+    "BillingError",
+    "CallInProgress",
+    "Closed",
+    "ConfigurationError",
+    "Conflict",
+    "CreditsInsufficient",
+    "CurrencyMismatch",
+    "HoldNotOpen",
+    "IdempotencyConflict",
+    "InvalidInput",
+    "LimitExceeded",
+    "NotFound",
+    "OutcomeUnknown",
+    "PlanNotFound",
+    "ProviderError",
+    "QuotaExceeded",
+    "RateLimited",
+    "SchemaOutOfDate",
+    "StorageError",
+    "SubscriptionRequired",
+    "TallystickError",
+    "UnknownPrice",
+    "UsageMissing",
+]
+
+
+class TallystickError(Exception):
+    """The root of the tree. `code` is stable; `data()` is the error as plain values for an API or a log."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def data(self) -> dict[str, object]:
+        """Return the error's own fields as plain values, with `code` and `message` first."""
+        fields = {name: _plain(value) for name, value in vars(self).items() if name != "message"}
+        return {"code": self.code, "message": self.message, **fields}
+
+
+class InvalidInput(TallystickError):
+    """A value that was given cannot be used. `field` names it, `value` repeats it, `remedy` says what would do."""
+
+    code = "invalid_input"
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        super().__init__(f"{field}: {_shortened(value)} cannot be used. {remedy}")
+        self.field = field
+        self.value = value
+        self.remedy = remedy
+
+
+class ConfigurationError(InvalidInput):
+    """A setting is unknown, of the wrong type, or contradicts another."""
+
+    code = "configuration"
+
+
+class CurrencyMismatch(TallystickError):
+    """Two currencies met without an exchange rate. Nothing is ever converted 1:1 by default."""
+
+    code = "currency_mismatch"
+
+    def __init__(self, message: str, *, source: str, target: str) -> None:
+        super().__init__(message)
+        self.source = source
+        self.target = target
+
+
+class NotFound(TallystickError):
+    """What was asked for by name or id does not exist."""
+
+    code = "not_found"
+
+    def __init__(self, kind: str, reference: str, remedy: str = "") -> None:
+        super().__init__(f"No {kind} {reference!r}.{' ' + remedy if remedy else ''}")
+        self.kind = kind
+        self.reference = reference
+
+
+class PlanNotFound(NotFound):
+    """No plan, or no such version of it."""
+
+    code = "plan_not_found"
+
+    def __init__(self, reference: str, remedy: str = "") -> None:
+        super().__init__("plan", reference, remedy)
+
+
+class Conflict(TallystickError):
+    """The request contradicts what is already there, such as a second plan of one slug."""
+
+    code = "conflict"
+
+
+class IdempotencyConflict(Conflict):
+    """An idempotency key was used again with other input. `field` names what differs; nothing was recorded."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self, key: str, field: str, first: object, second: object) -> None:
+        super().__init__(
+            f"Idempotency key {key!r} was first used with {field} {_shortened(first)}, now with {_shortened(second)}. "
+            "Send the same input again, or use a new key."
+        )
+        self.key = key
+        self.field = field
+        self.first = first
+        self.second = second
+
+
+class CallInProgress(Conflict):
+    """Another caller holds this idempotency key and has not finished yet. Retry later with the same key."""
+
+    code = "call_in_progress"
+
+    def __init__(self, key: str, hold_id: str) -> None:
+        super().__init__(
+            f"A call with idempotency key {key!r} is still in progress (hold {hold_id}). Retry later with the same key."
+        )
+        self.key = key
+        self.hold_id = hold_id
+
+
+class LimitExceeded(TallystickError):
+    """A hard limit has no room for the call; it was refused before the provider was asked, and nothing is held.
+
+    Token amounts are integers; for `limit_type` "cost" the amounts are `Money`.
+    """
+
+    code = "limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        billable: str,
+        limit_type: str,
+        limit: int | Money,
+        used: int | Money,
+        held: int | Money,
+        requested: int | Money,
+        resets_at: datetime | None,
+    ) -> None:
+        super().__init__(message)
+        self.billable = billable
+        self.limit_type = limit_type
+        self.limit = limit
+        self.used = used
+        self.held = held
+        self.requested = requested
+        self.resets_at = resets_at
+
+
+class QuotaExceeded(LimitExceeded):
+    """A quota of a tenant's resource type has no room."""
+
+    code = "quota_exceeded"
+
+
+class RateLimited(TallystickError):
+    """Too many requests or tokens in too short a time; `retry_after_seconds` says when there is room again."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, billable: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.billable = billable
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CreditsInsufficient(TallystickError):
+    """A wallet has too little. `balance` is what is available now, `required` what was asked for."""
+
+    code = "credits_insufficient"
+
+    def __init__(self, message: str, *, billable: str, balance: Money, required: Money) -> None:
+        super().__init__(message)
+        self.billable = billable
+        self.balance = balance
+        self.required = required
+
+
+class ProviderError(TallystickError):
+    """A provider answered with something that cannot be metered. A provider's own exceptions pass through unchanged."""
+
+    code = "provider_error"
+
+
+class UsageMissing(ProviderError):
+    """A response carried no usage, and the setting `on_missing_usage` is "error"."""
+
+    code = "usage_missing"
+
+
+class BillingError(TallystickError):
+    """Billing cannot go on as asked."""
+
+    code = "billing_error"
+
+
+class SubscriptionRequired(BillingError):
+    """`require_subscription` is set and this billable has no subscription that is in force."""
+
+    code = "subscription_required"
+
+    def __init__(self, billable: str) -> None:
+        super().__init__(
+            f"{billable} has no subscription in force. Create one with ts.subscriptions.create({billable!r}, plan), "
+            "or turn require_subscription off."
+        )
+        self.billable = billable
+
+
+class UnknownPrice(BillingError):
+    """No price is known for a model. A missing price is never taken for zero."""
+
+    code = "unknown_price"
+
+    def __init__(self, provider: str, model: str | None) -> None:
+        named = model if model is not None else "<model>"
+        super().__init__(
+            f"No price is known for {provider}/{named}. Set providers.{provider}.models.{named!r}.input_price_per_1k and "
+            'output_price_per_1k, or set on_unknown_price = "record_unpriced" and price the events with reprice.'
+        )
+        self.provider = provider
+        self.model = model
+
+
+class HoldNotOpen(Conflict):
+    """A hold that was settled, voided or has expired cannot be voided."""
+
+    code = "hold_not_open"
+
+    def __init__(self, hold_id: str, status: str) -> None:
+        super().__init__(f"Hold {hold_id} is {status}, no longer open.")
+        self.hold_id = hold_id
+        self.status = status
+
+
+class StorageError(TallystickError):
+    """The database refused or was away; nothing of this command was recorded, so it is safe to send it again."""
+
+    code = "storage_error"
+
+
+class OutcomeUnknown(StorageError):
+    """The connection was lost while the commit was on its way: it may or may not have been recorded.
+
+    Send the same command again with the same idempotency key, which records it at most once.
+    """
+
+    code = "outcome_unknown"
+
+
+class SchemaOutOfDate(StorageError):
+    """The database's schema is older or newer than this version of Tallystick, and `auto_migrate` is off."""
+
+    code = "schema_out_of_date"
+
+
+class Closed(TallystickError):
+    """This Tallystick was closed. Open a new one."""
+
+    code = "closed"
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)

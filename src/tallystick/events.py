@@ -1,0 +1,110 @@
+"""The events that an application can listen to with `@ts.on(...)`: frozen values, sent after the commit they tell of.
+
+A handler that fails is logged and harms neither the call nor the other handlers. Handlers run in the thread (or event
+loop) of the caller whose command was committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tallystick.metering.usage_event import UsageEvent
+    from tallystick.money import Money
+    from tallystick.plans.terms import Subscription
+
+__all__ = [
+    "Event",
+    "HoldExpired",
+    "LimitApproaching",
+    "LimitReached",
+    "OverageCharged",
+    "ProviderCallFailed",
+    "SubscriptionCancelled",
+    "SubscriptionCreated",
+    "UsageRecorded",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What every event says: whom it concerns, and when it happened (aware UTC)."""
+
+    billable: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecorded(Event):
+    """A use was recorded. Sent once for each event, not for a replay."""
+
+    usage: UsageEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitApproaching(Event):
+    """Use passed `limits.approaching_percentage` of a plan's limit with this event. Sent once a period and limit."""
+
+    limit_type: str
+    usage_percentage: float
+    remaining_tokens: int | None
+    remaining_cost: Money | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitReached(Event):
+    """Use reached a plan's limit with this event; `limit_type` is "tokens" or "cost". Sent once a period and limit."""
+
+    limit_type: str
+    is_hard: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderCallFailed(Event):
+    """The provider raised; its exception was passed on unchanged. The hold was voided, or settled for a broken stream."""
+
+    provider: str
+    model: str | None
+    error: BaseException
+    hold_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverageCharged(Event):
+    """Use beyond a limit was charged."""
+
+    overage_id: str
+    usage_event_id: str
+    tokens: int
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldExpired(Event):
+    """A hold ran out before it was settled: its process died, or its call took longer than `holds.ttl_seconds`.
+
+    What it held is free again. `held` maps each meter to the amount. If the call comes back after all, its use is still
+    recorded, flagged late.
+    """
+
+    hold_id: str
+    held: Mapping[str, int]
+    idempotency_key: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionCreated(Event):
+    """A billable subscribed to a plan version."""
+
+    subscription: Subscription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionCancelled(Event):
+    """A subscription was cancelled; it stays in force until `ends_at`."""
+
+    subscription: Subscription
+    ends_at: datetime

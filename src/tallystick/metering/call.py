@@ -1,0 +1,299 @@
+"""One metered call, from the hold to the settlement, as flows over the engine.
+
+    begin   reserve the estimate, or answer a replay
+    (ask)   the provider works; no lock and no transaction is open
+    settle  record what was used, give back the rest of the hold
+    fail    the provider raised: void the hold, pass the exception on
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tallystick.errors import CallInProgress, IdempotencyConflict, ProviderError, StorageError, TallystickError, UsageMissing
+from tallystick.events import ProviderCallFailed
+from tallystick.identity import new_id
+from tallystick.metering.commands import CloseHold, InProgress, Placed, PlaceHold, Recorded, Replayed, SettleHold
+from tallystick.metering.flow import Ask, Flow, Pause, Read
+from tallystick.metering.response import MeteredResponse, Settlement
+from tallystick.metering.usage_event import QUANTITY_SCALE
+from tallystick.period import from_micros
+from tallystick.providers.usage import ProviderUsage
+from tallystick.storage.workspace import HoldRow
+
+if TYPE_CHECKING:
+    from tallystick.engine import Engine
+
+__all__ = [
+    "Attempt",
+    "CallContext",
+    "Estimate",
+    "begin",
+    "call",
+    "fail",
+    "settle",
+    "settle_or_estimate",
+    "settle_response",
+]
+
+_SETTLE_PAUSES_SECONDS = (0.05, 0.5, 2.0)
+_WAIT_FIRST_SECONDS = 0.005
+_WAIT_LONGEST_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a call may use. An explicit estimate fits whole or the call is refused; an implicit one may shrink."""
+
+    tokens: int
+    tokens_explicit: bool
+    cost: int | None
+    cost_currency: str
+    cost_explicit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """Who calls what, resolved and checked: everything about a call but its result. `quantity` is in millionths."""
+
+    billable: str
+    user_id: str | None
+    tenant_id: str | None
+    provider: str
+    model: str
+    feature: str
+    resource_type: str
+    billing_mode: str | None
+    metadata: str | None
+    idempotency_key: str | None
+    manual_usage: ProviderUsage | None
+    quantity: int = QUANTITY_SCALE
+
+    def fingerprint(self) -> str | None:
+        """Return the input that a replay of the idempotency key has to repeat, as JSON."""
+        if self.idempotency_key is None:
+            return None
+        fields: dict[str, object] = {
+            "provider": self.provider,
+            "model": self.model,
+            "feature": self.feature,
+            "resource_type": self.resource_type,
+            "billing_mode": self.billing_mode,
+            "user": self.user_id,
+            "tenant": self.tenant_id,
+        }
+        if self.quantity != QUANTITY_SCALE:
+            fields["quantity_millionths"] = self.quantity
+        if self.manual_usage is not None:
+            fields["usage"] = self.manual_usage.to_dict()
+        return json.dumps(fields, separators=(",", ":"), sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A call under way: its context and the hold that covers it."""
+
+    context: CallContext
+    hold: HoldRow
+    started_at: int
+    estimated_tokens: int
+    flags: tuple[str, ...] = ()
+
+
+def call(engine: Engine, context: CallContext, estimate: Estimate, ask: Callable[[], Any]) -> Flow[MeteredResponse[Any]]:
+    """Hold, call the provider, settle. A stream is settled when it ends."""
+    begun = yield from begin(engine, context, estimate)
+    if isinstance(begun, Settlement):
+        return MeteredResponse(engine.remembered_response(context), begun)
+    try:
+        response = yield Ask(ask)
+    except BaseException as error:
+        yield from fail(engine, begun, error)
+        raise
+    if context.manual_usage is None:
+        stream = engine.metered_stream(response, begun)
+        if stream is not None:
+            return stream
+    settlement = yield from settle_response(engine, begun, response)
+    engine.remember_response(context, response)
+    return MeteredResponse(response, settlement)
+
+
+def begin(
+    engine: Engine, context: CallContext, estimate: Estimate, *, ttl_seconds: int | None = None
+) -> Flow[Attempt | Settlement]:
+    """Place the hold. Returns the first settlement instead where the idempotency key has one.
+
+    A key whose call is still in flight, in this process or another, is waited for.
+    """
+    settings = engine.settings
+    waited_seconds = 0.0
+    pause_seconds = _WAIT_FIRST_SECONDS
+    while True:
+        at = engine.now()
+        command = PlaceHold(
+            hold_id=new_id("hld"),
+            billable=context.billable,
+            at=at,
+            expires_at=at + (ttl_seconds or settings.holds.ttl_seconds) * 1_000_000,
+            tokens=estimate.tokens,
+            tokens_explicit=estimate.tokens_explicit,
+            cost=estimate.cost,
+            cost_currency=estimate.cost_currency,
+            cost_explicit=estimate.cost_explicit,
+            provider=context.provider,
+            model=context.model,
+            feature=context.feature,
+            user_id=context.user_id,
+            tenant_id=context.tenant_id,
+            rates=engine.currency_rates,
+            is_enforced=settings.enforcement == "on",
+            is_shadow=settings.enforcement == "shadow",
+            subscription_required=settings.require_subscription,
+            refuses_unpriced=settings.on_unknown_price == "refuse",
+            idempotency_key=context.idempotency_key,
+            fingerprint=context.fingerprint(),
+        )
+        placed = yield from _place(command)
+        if isinstance(placed, Placed):
+            flags = ("shadow",) if placed.would_refuse is not None else ()
+            return Attempt(context, placed.hold, at, estimate.tokens, flags)
+        if isinstance(placed, Replayed):
+            return (yield from _first_settlement(engine, context.billable, placed))
+        if waited_seconds >= settings.idempotency.wait_seconds:
+            raise CallInProgress(context.idempotency_key or "", placed.hold_id)
+        yield Pause(pause_seconds)
+        waited_seconds += pause_seconds
+        pause_seconds = min(pause_seconds * 2, _WAIT_LONGEST_SECONDS)
+
+
+def _place(command: PlaceHold) -> Flow[Placed | Replayed | InProgress]:
+    try:
+        placed: Placed | Replayed | InProgress = yield command
+    except Exception:
+        raise
+    except BaseException:
+        # The caller was cancelled while the command was on its way: it may be carried out, and nobody would settle it.
+        hold = HoldRow(command.hold_id, command.billable, "open", (), command.expires_at)
+        with suppress(TallystickError):
+            yield CloseHold(hold, command.at)
+        raise
+    return placed
+
+
+def settle_response(engine: Engine, attempt: Attempt, response: object) -> Flow[Settlement]:
+    """Settle with what the response says it used; without usage in it, with the estimate, flagged."""
+    context = attempt.context
+    problem: ProviderError | None = None
+    usage = context.manual_usage
+    if usage is None:
+        try:
+            usage = engine.providers.extract(response, context.provider, context.model or None)
+        except ProviderError as error:
+            problem = error
+    return (yield from settle_or_estimate(engine, attempt, usage, response=response, problem=problem))
+
+
+def settle_or_estimate(
+    engine: Engine,
+    attempt: Attempt,
+    usage: ProviderUsage | None,
+    *,
+    response: object = None,
+    problem: ProviderError | None = None,
+    flags: tuple[str, ...] = (),
+) -> Flow[Settlement]:
+    """Settle with a usage, or where there is none with the estimate.
+
+    The call happened, so it is recorded in any case; with `on_missing_usage = "error"`, or a provider class that failed,
+    the error is raised after that.
+    """
+    if usage is not None:
+        return (yield from settle(engine, attempt, usage, response=response, flags=flags))
+    estimated = ProviderUsage(input_tokens=attempt.estimated_tokens, estimated=True)
+    settlement = yield from settle(engine, attempt, estimated, response=response, flags=flags)
+    if problem is not None:
+        raise problem
+    if engine.settings.on_missing_usage == "error":
+        raise UsageMissing(
+            f"The response of {attempt.context.provider} carried no usage; {attempt.estimated_tokens} tokens were "
+            f"recorded as estimated ({settlement.usage_event_id}). State it with with_manual_usage(...), or register a "
+            "provider class that reads it."
+        )
+    return settlement
+
+
+def settle(
+    engine: Engine,
+    attempt: Attempt,
+    usage: ProviderUsage,
+    *,
+    response: object = None,
+    flags: tuple[str, ...] = (),
+) -> Flow[Settlement]:
+    """Record a usage against the hold. A database that is away for a moment is asked again: the use is a fact.
+
+    Raises:
+        StorageError: the database stayed away. The provider's response is the error's `response`; the hold runs out
+            and is reported.
+        IdempotencyConflict: the hold was settled before, with another usage.
+    """
+    facts = engine.facts(attempt.context, usage, occurred_at=attempt.started_at, flags=(*attempt.flags, *flags))
+    command = SettleHold(attempt.hold, facts, engine.currency_rates)
+    for pause_seconds in (*_SETTLE_PAUSES_SECONDS, None):
+        try:
+            settled: Recorded | Replayed = yield command
+            break
+        except StorageError as error:
+            # Settling is idempotent by its hold, so also an unknown outcome may be tried again.
+            if pause_seconds is None:
+                error.response = response  # type: ignore[attr-defined]  # so that the answer is not lost with it
+                raise
+            yield Pause(pause_seconds)
+    if isinstance(settled, Recorded):
+        engine.announce(settled)
+        return Settlement.recorded(settled, approaching_percentage=engine.settings.limits.approaching_percentage)
+    first = yield from _first_settlement(engine, attempt.hold.billable, settled)
+    if settled.event_id != facts.event_id:
+        _require_same_usage(attempt, first, usage)
+    return first
+
+
+def fail(engine: Engine, attempt: Attempt, error: BaseException) -> Flow[None]:
+    """Void the hold of a call that the provider, or its caller, broke off."""
+    try:
+        yield CloseHold(attempt.hold, engine.now())
+    except StorageError:
+        engine.logger.warning("Hold %s could not be voided; it will run out.", attempt.hold.id, exc_info=True)
+    context = attempt.context
+    if isinstance(error, Exception) and engine.handlers.wants(ProviderCallFailed):
+        failed = ProviderCallFailed(
+            billable=context.billable,
+            at=from_micros(engine.now()),
+            provider=context.provider,
+            model=context.model or None,
+            error=error,
+            hold_id=attempt.hold.id,
+        )
+        engine.handlers.send([failed])
+
+
+def _first_settlement(engine: Engine, billable: str, replayed: Replayed) -> Flow[Settlement]:
+    settlement: Settlement = yield Read(lambda: engine.settlement_of(billable, replayed))
+    return settlement
+
+
+def _require_same_usage(attempt: Attempt, first: Settlement, usage: ProviderUsage) -> None:
+    kept = first.usage
+    for field, before, now in (
+        ("input_tokens", kept.input_tokens, usage.input_tokens),
+        ("output_tokens", kept.output_tokens, usage.output_tokens),
+        ("breakdown", dict(kept.breakdown), dict(usage.breakdown)),
+    ):
+        if before != now:
+            raise IdempotencyConflict(attempt.context.idempotency_key or attempt.hold.id, field, before, now)
+

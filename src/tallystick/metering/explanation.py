@@ -1,0 +1,186 @@
+"""Why an event cost what it did: from the token classes down to the rate, the rounding and the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from tallystick.metering.usage_event import UsageEvent
+from tallystick.money import Money
+from tallystick.plans.terms import PlanVersion
+from tallystick.pricing.cost import Cost
+from tallystick.storage import tables
+
+if TYPE_CHECKING:
+    from tallystick.engine import Engine
+
+__all__ = ["Explanation", "ExplanationLine", "OverageShare", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationLine:
+    """One priced unit: `quantity` at `rate` for every `per`, which is `amount`, exactly, before any rounding."""
+
+    unit: str
+    quantity: int | Decimal
+    rate: Decimal
+    per: int
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class OverageShare:
+    """What was charged of this event because it lay beyond a limit."""
+
+    id: str
+    limit_type: str
+    tokens: int
+    price_per_1k_tokens: Decimal | None
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One event taken apart. `exact` is the sum of the lines; `cost` is it, rounded once, half-even, to nanos.
+
+    `corrections` are later events that changed the cost, and `cost_now` is the sum of all of them.
+    """
+
+    event: UsageEvent
+    lines: tuple[ExplanationLine, ...]
+    exact: Decimal | None
+    cost: Money | None
+    cost_now: Money | None
+    price_source: str | None
+    price_version: str | None
+    price_model: str | None
+    exchange: str | None
+    plan: PlanVersion | None
+    overage: OverageShare | None
+    corrections: tuple[UsageEvent, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the explanation as plain JSON values."""
+        return {
+            "event": self.event.to_dict(),
+            "lines": [
+                {
+                    "unit": line.unit,
+                    "quantity": str(line.quantity),
+                    "rate": str(line.rate),
+                    "per": line.per,
+                    "amount": f"{line.amount:f}",
+                }
+                for line in self.lines
+            ],
+            "exact": None if self.exact is None else f"{self.exact:f}",
+            "cost": None if self.cost is None else self.cost.to_dict(),
+            "cost_now": None if self.cost_now is None else self.cost_now.to_dict(),
+            "price": {"source": self.price_source, "version": self.price_version, "model": self.price_model},
+            "exchange": self.exchange,
+            "plan": None if self.plan is None else {"slug": self.plan.slug, "version": self.plan.version},
+            "overage": None
+            if self.overage is None
+            else {"id": self.overage.id, "tokens": self.overage.tokens, "amount": self.overage.amount.to_dict()},
+            "corrections": [event.to_dict() for event in self.corrections],
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(self._sentences())
+
+    def _sentences(self) -> list[str]:
+        event = self.event
+        what = " ".join(part for part in (event.provider, event.model) if part) or event.resource_type
+        text = [f"{event.id}: {event.billable} used {what} at {event.occurred_at:%Y-%m-%d %H:%M:%S} UTC."]
+        text += [f"  {line.quantity:,} {line.unit} × {line.rate:f} / {line.per:,} = {line.amount:f}" for line in self.lines]
+        if self.cost is None:
+            text.append("  No price was known. Price it with reprice.")
+        else:
+            source = " ".join(part for part in (self.price_source, self.price_version, self.price_model) if part)
+            text.append(f"  Cost: {self.cost} (price: {source or 'none of its own'}).")
+        if self.exchange:
+            text.append(f"  Exchanged at {self.exchange}.")
+        if self.overage is not None:
+            text.append(f"  Overage: {self.overage.tokens:,} tokens beyond the limit, {self.overage.amount}.")
+        if event.flags:
+            text.append(f"  Flags: {', '.join(event.flags)}.")
+        text += [f"  Corrected by {one.id}: {one.cost}." for one in self.corrections]
+        if self.corrections:
+            text.append(f"  Cost now: {self.cost_now}.")
+        return text
+
+
+def explain(engine: Engine, event_id: str) -> Explanation:
+    """Gather what is known of an event."""
+    event = UsageEvent.from_row(engine.event_row(event_id))
+    corrections = _corrections(engine, event_id)
+    price = Cost.from_dict(event.price) if event.price is not None else None
+    costs = [one.cost for one in (event, *corrections) if one.cost is not None]
+    lines = () if price is None else tuple(_line(line) for line in price.lines)
+    return Explanation(
+        event=event,
+        lines=lines,
+        exact=sum((line.amount for line in lines), Decimal(0)) if lines else None,
+        cost=event.cost,
+        cost_now=sum(costs[1:], costs[0]) if costs else None,
+        price_source=None if price is None else price.source,
+        price_version=None if price is None else price.version or None,
+        price_model=None if price is None else price.model,
+        exchange=_exchange(price),
+        plan=_plan(engine, event),
+        overage=_overage(engine, event_id),
+        corrections=corrections,
+    )
+
+
+def _line(line: Any) -> ExplanationLine:
+    return ExplanationLine(line.unit, line.quantity, line.rate, line.per, _decimal(line.amount))
+
+
+def _decimal(amount: Fraction) -> Decimal:
+    # Rates are decimals and `per` a power of ten or a number of seconds, so the quotient ends, or is long enough.
+    return Decimal(amount.numerator) / Decimal(amount.denominator)
+
+
+def _exchange(price: Cost | None) -> str | None:
+    if price is None or price.exchange_rate is None:
+        return None
+    return f"1 {price.price_currency} = {price.exchange_rate} {price.currency}"
+
+
+def _corrections(engine: Engine, event_id: str) -> tuple[UsageEvent, ...]:
+    events = tables.usage_events
+    query = select(events).where(events.c.corrects_event_id == event_id).order_by(events.c.id)
+    rows = engine.read(lambda connection: connection.execute(query).all())
+    return tuple(UsageEvent.from_row(tuple(row)) for row in rows)
+
+
+def _plan(engine: Engine, event: UsageEvent) -> PlanVersion | None:
+    if event.plan_version_id is None:
+        return None
+    for subscription in engine.terms(event.billable).subscriptions:
+        if subscription.plan.id == event.plan_version_id:
+            return subscription.plan
+    return None
+
+
+def _overage(engine: Engine, event_id: str) -> OverageShare | None:
+    overages = tables.overages
+    query = select(overages).where(overages.c.event_id == event_id)
+    row = engine.read(lambda connection: connection.execute(query).first())
+    if row is None:
+        return None
+    values: Mapping[str, Any] = row._mapping
+    price = values["price_per_1k_tokens"]
+    return OverageShare(
+        id=values["id"],
+        limit_type=values["limit_type"],
+        tokens=values["tokens"],
+        price_per_1k_tokens=None if price is None else Decimal(price),
+        amount=Money.from_nanos(values["amount"], values["currency"]),
+    )

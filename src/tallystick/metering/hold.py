@@ -1,0 +1,150 @@
+"""A hold in the application's hands: settle it for what was used, or void it. Exactly one of both happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from tallystick.errors import IdempotencyConflict, InvalidInput
+from tallystick.metering.call import Attempt, CallContext, settle, settle_or_estimate
+from tallystick.metering.commands import CloseHold
+from tallystick.metering.flow import Flow, run, run_async
+from tallystick.metering.response import Settlement
+from tallystick.period import from_micros
+from tallystick.providers.usage import ProviderUsage
+
+if TYPE_CHECKING:
+    from tallystick.engine import Engine
+
+__all__ = ["AsyncHold", "Hold"]
+
+
+class _HoldState:
+    """What both colours of a hold know and do."""
+
+    def __init__(self, engine: Engine, context: CallContext, begun: Attempt | Settlement) -> None:
+        self._engine = engine
+        self._context = context
+        self._attempt = begun if isinstance(begun, Attempt) else None
+        self._settlement = begun if isinstance(begun, Settlement) else None
+        self._is_open = self._attempt is not None
+
+    @property
+    def id(self) -> str | None:
+        """The hold's id; None for a replay, which holds nothing."""
+        return self._attempt.hold.id if self._attempt is not None else None
+
+    @property
+    def tokens(self) -> int:
+        """The tokens held. An implicit estimate may have shrunk to what was left."""
+        return self._held("tokens")
+
+    @property
+    def expires_at(self) -> datetime | None:
+        return from_micros(self._attempt.hold.expires_at) if self._attempt is not None else None
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the idempotency key was used before: nothing is held, and `settlement` is the first one."""
+        return self._attempt is None
+
+    @property
+    def settlement(self) -> Settlement | None:
+        """The settlement, once there is one."""
+        return self._settlement
+
+    def _held(self, meter: str) -> int:
+        claims = self._attempt.hold.claims if self._attempt is not None else ()
+        return sum(claim.amount for claim in claims if claim.meter == meter)
+
+    def _settle(self, usage: object, keywords: Mapping[str, Any]) -> Flow[Settlement]:
+        stated, response = self._read(usage, keywords)
+        if self._attempt is None:
+            return self._repeat(stated)
+        if stated is None:
+            return self._recorded(settle_or_estimate(self._engine, self._attempt, None, response=response))
+        return self._recorded(settle(self._engine, self._attempt, stated, response=response))
+
+    def _recorded(self, flow: Flow[Settlement]) -> Flow[Settlement]:
+        settlement = yield from flow
+        self._is_open = False
+        if self._settlement is None:
+            self._settlement = settlement
+        return settlement
+
+    def _repeat(self, usage: ProviderUsage | None) -> Flow[Settlement]:
+        yield from ()
+        first = self._settlement
+        assert first is not None  # noqa: S101  # a hold has an attempt or a settlement
+        if usage is not None and usage.total_tokens != first.usage.total_tokens:
+            raise IdempotencyConflict(
+                self._context.idempotency_key or "", "total_tokens", first.usage.total_tokens, usage.total_tokens
+            )
+        return first
+
+    def _read(self, usage: object, keywords: Mapping[str, Any]) -> tuple[ProviderUsage | None, object]:
+        """Return the usage that was given in any of its forms, and the response where it was one."""
+        from tallystick.metering.meter import manual_usage
+
+        if usage is None:
+            return (manual_usage(keywords) if keywords else self._context.manual_usage), None
+        if keywords:
+            raise InvalidInput("usage", sorted(keywords), "Give a usage or keywords, not both.")
+        if isinstance(usage, ProviderUsage):
+            return usage, None
+        return self._engine.providers.extract(usage, self._context.provider, self._context.model or None), usage
+
+    def _void(self) -> Flow[None]:
+        if self._attempt is not None and self._is_open:
+            yield CloseHold(self._attempt.hold, self._engine.now())
+            self._is_open = False
+
+
+class Hold(_HoldState):
+    """A hold that was placed. `with` voids it where it was not settled."""
+
+    def settle(self, usage: object = None, /, **keywords: Any) -> Settlement:
+        """Record what was used and give back the rest. A replay returns the first settlement.
+
+        `usage` is a `ProviderUsage`, a provider's response (object or dict), or is left out for keywords
+        (`input_tokens=450, output_tokens=900`). Without anything, the meter's manual usage, else the estimate counts.
+        A hold that has expired is recorded all the same, flagged late.
+
+        Raises:
+            IdempotencyConflict: it was settled before with another usage.
+            InvalidInput: for keywords that state no usage.
+        """
+        return run(self._settle(usage, keywords), self._engine.lane)
+
+    def void(self) -> None:
+        """Give back everything: the call did not happen. Voiding twice, or after it expired, changes nothing.
+
+        Raises:
+            HoldNotOpen: it was settled.
+        """
+        run(self._void(), self._engine.lane)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.void()
+
+
+class AsyncHold(_HoldState):
+    """A hold that was placed, on asyncio. `async with` voids it where it was not settled."""
+
+    async def settle(self, usage: object = None, /, **keywords: Any) -> Settlement:
+        """Record what was used and give back the rest, as `Hold.settle`."""
+        return await run_async(self._settle(usage, keywords), self._engine.lane)
+
+    async def void(self) -> None:
+        """Give back everything, as `Hold.void`."""
+        await run_async(self._void(), self._engine.lane)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.void()

@@ -1,0 +1,84 @@
+"""Metadata of usage events: plain values, limited in size, with secrets taken out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from uuid import UUID
+
+from tallystick.errors import InvalidInput
+
+__all__ = ["MetadataPolicy"]
+
+_DEPTH_MAX = 4
+_REDACTED = "[redacted]"
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataPolicy:
+    """How much metadata an event may carry, and the parts of key names whose values are never kept."""
+
+    bytes_max: int
+    keys_max: int
+    redact: tuple[str, ...]
+
+    def encoded(self, metadata: Mapping[str, object]) -> str | None:
+        """Return metadata as compact JSON, None where there is none.
+
+        Dates, UUIDs and decimals become text, control characters are dropped, values of secret-looking keys are
+        replaced.
+
+        Raises:
+            InvalidInput: for a value that JSON has no form for, too many keys, or too many bytes.
+        """
+        if not metadata:
+            return None
+        if len(metadata) > self.keys_max:
+            raise InvalidInput("metadata", f"{len(metadata)} keys", f"Give at most {self.keys_max} keys.")
+        encoded = json.dumps(self._mapping(metadata, 1), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        size = len(encoded.encode())
+        if size > self.bytes_max:
+            raise InvalidInput("metadata", f"{size} bytes", f"Give at most {self.bytes_max} bytes of JSON.")
+        return encoded
+
+    def _mapping(self, values: Mapping[object, object], depth: int) -> dict[str, object]:
+        if depth > _DEPTH_MAX:
+            raise InvalidInput("metadata", "nested mapping", f"Nest at most {_DEPTH_MAX} levels.")
+        cleaned: dict[str, object] = {}
+        for key, value in values.items():
+            name = _printable(str(key))
+            is_secret = any(part in name.lower() for part in self.redact)
+            cleaned[name] = _REDACTED if is_secret else self._value(name, value, depth)
+        return cleaned
+
+    def _value(self, name: str, value: object, depth: int) -> object:
+        if value is None or isinstance(value, bool | int):
+            return value
+        if isinstance(value, str):
+            return _printable(value)
+        if isinstance(value, float):
+            if value != value or value in (float("inf"), float("-inf")):
+                raise InvalidInput(f"metadata.{name}", value, "JSON has no form for it; leave it out.")
+            return value
+        if isinstance(value, datetime | date):
+            return value.isoformat()
+        if isinstance(value, Decimal | UUID):
+            return str(value)
+        if isinstance(value, Mapping):
+            return self._mapping(value, depth + 1)
+        if isinstance(value, list | tuple | set | frozenset):
+            if depth >= _DEPTH_MAX:
+                raise InvalidInput("metadata", "nested list", f"Nest at most {_DEPTH_MAX} levels.")
+            return [self._value(name, item, depth + 1) for item in value]
+        raise InvalidInput(f"metadata.{name}", value, "Give text, numbers, dates, lists or mappings of them.")
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    # NUL cannot be stored in PostgreSQL text; lone surrogates cannot be encoded; the rest only confuses terminals.
+    kept = (character for character in text if character.isprintable() or character in "\n\t")
+    return "".join(kept)

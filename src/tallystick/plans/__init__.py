@@ -1,0 +1,1 @@
+"""Plans, their versions, subscriptions and limit overrides."""

@@ -1,0 +1,158 @@
+"""Terms from and to the database: rows into values, and the journal that tells every lane what changed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from tallystick.money import Money
+from tallystick.period import from_micros
+from tallystick.plans.terms import (
+    BillingMode,
+    LimitOverride,
+    OverageBehavior,
+    PlanVersion,
+    Subscription,
+    Terms,
+    TermsPolicy,
+)
+from tallystick.storage import tables
+
+__all__ = ["journal_change", "load_terms", "override_from_row", "plan_version_from_row", "subscription_from_row"]
+
+_JOURNAL_KEPT = 10_000
+
+
+def load_terms(connection: Connection, billables: Iterable[str], policy: TermsPolicy) -> dict[str, Terms]:
+    """Read the terms of billables, all at once. One that has none gets terms that limit nothing."""
+    wanted = list(billables)
+    subscriptions: dict[str, list[Subscription]] = defaultdict(list)
+    overrides: dict[str, list[LimitOverride]] = defaultdict(list)
+    for some in _portions(wanted):
+        for row in connection.execute(_subscriptions_query().where(tables.subscriptions.c.billable.in_(some))):
+            subscriptions[row.billable].append(subscription_from_row(row))
+        for row in connection.execute(
+            select(tables.limit_overrides).where(tables.limit_overrides.c.billable.in_(some))
+        ):
+            overrides[row.billable].append(override_from_row(row))
+    return {
+        billable: Terms(billable, policy, tuple(subscriptions[billable]), tuple(overrides[billable]))
+        for billable in wanted
+    }
+
+
+def journal_change(connection: Connection, billable: str | None) -> None:
+    """Tell every lane, in every process, that a billable's terms (None: everybody's) have changed.
+
+    The one row of the revision is updated first, so that changes are numbered in the order in which they commit.
+    """
+    revisions = tables.terms_revision
+    connection.execute(update(revisions).values(revision=revisions.c.revision + 1))
+    revision = connection.execute(select(revisions.c.revision)).scalar_one()
+    changes = tables.terms_changes
+    connection.execute(changes.insert().values(revision=revision, billable=billable))
+    if revision % _JOURNAL_KEPT == 0:
+        # A lane that slept through all of these must forget everything, which the oldest kept entry tells it.
+        oldest = revision - _JOURNAL_KEPT
+        connection.execute(changes.delete().where(changes.c.revision < oldest))
+        connection.execute(update(changes).where(changes.c.revision == oldest).values(billable=None))
+
+
+def _subscriptions_query() -> Any:
+    return _with_plan(select(tables.subscriptions, *_plan_columns()))
+
+
+def _with_plan(query: Any) -> Any:
+    return query.join(
+        tables.plan_versions, tables.plan_versions.c.id == tables.subscriptions.c.plan_version_id
+    ).join(tables.plans, tables.plans.c.id == tables.plan_versions.c.plan_id)
+
+
+def _plan_columns() -> list[Any]:
+    versions = [column.label(f"plan_version_{column.name}") for column in tables.plan_versions.columns]
+    # `plan_version_id` is a column of the subscription already, and the same value.
+    return [column for column in versions if column.name != "plan_version_id"] + [
+        tables.plans.c.slug.label("plan_slug"),
+        tables.plans.c.name.label("plan_name"),
+    ]
+
+
+def subscription_from_row(row: Row[Any]) -> Subscription:
+    """Read a row of a subscription joined with its plan version."""
+    values = row._mapping
+    return Subscription(
+        id=values["id"],
+        billable=values["billable"],
+        plan=plan_version_from_row(
+            {
+                "id": values["plan_version_id"],
+                "slug": values["plan_slug"],
+                "name": values["plan_name"],
+                **{name: values.get(f"plan_version_{name}") for name in _VERSION_FIELDS},
+            }
+        ),
+        billing_mode=BillingMode(values["billing_mode"]),
+        started_at=from_micros(values["started_at"]),
+        trial_ends_at=_instant(values["trial_ends_at"]),
+        is_pending=bool(values["is_pending"]),
+        cancelled_at=_instant(values["cancelled_at"]),
+        ends_at=_instant(values["ends_at"]),
+        payment_failed_at=_instant(values["payment_failed_at"]),
+        created_at=from_micros(values["created_at"]),
+    )
+
+
+_VERSION_FIELDS = tuple(column.name for column in tables.plan_versions.columns if column.name != "id")
+
+
+def plan_version_from_row(values: Mapping[str, Any]) -> PlanVersion:
+    """Read a plan version with the slug and the name of its plan."""
+    currency = values["currency"]
+    behavior, overage_price = values["overage_behavior"], values["overage_price_per_1k_tokens"]
+    return PlanVersion(
+        id=values["id"],
+        plan_id=values["plan_id"],
+        slug=values["slug"],
+        name=values["name"],
+        version=values["version"],
+        currency=currency,
+        monthly_token_limit=values["monthly_token_limit"],
+        monthly_cost_limit=_money(values["monthly_cost_limit"], currency),
+        overage_price_per_1k_tokens=None if overage_price is None else Decimal(overage_price),
+        overage_behavior=None if behavior is None else OverageBehavior(behavior),
+        trial_days=values["trial_days"],
+        price=_money(values["price"], currency),
+        billing_cycle=values["billing_cycle"],
+        created_at=from_micros(values["created_at"]),
+        published_at=_instant(values["published_at"]),
+    )
+
+
+def override_from_row(row: Row[Any]) -> LimitOverride:
+    return LimitOverride(
+        id=row.id,
+        billable=row.billable,
+        start=from_micros(row.start_at),
+        end=_instant(row.end_at),
+        token_limit=row.token_limit,
+        cost_limit=_money(row.cost_limit, row.currency),
+        reason=row.reason,
+        created_at=from_micros(row.created_at),
+    )
+
+
+def _portions(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    # SQLite limits the values of one statement.
+    return (values[start : start + 500] for start in range(0, len(values), 500))
+
+
+def _instant(micros: int | None) -> Any:
+    return None if micros is None else from_micros(micros)
+
+
+def _money(nanos: int | None, currency: str) -> Money | None:
+    return None if nanos is None else Money.from_nanos(nanos, currency)

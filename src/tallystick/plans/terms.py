@@ -1,0 +1,294 @@
+"""The terms of a billable: what it subscribed to and what was overridden, as values; and what of them is in force when.
+
+Pure: no clock, no storage. `Terms.at` is asked for every hold and every settlement, so an answer carries the instants
+between which it stays true and is kept until then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+
+from tallystick.errors import InvalidInput
+from tallystick.money import Money
+from tallystick.period import MAX_MICROS, MIN_MICROS, PeriodKind, PeriodRule, from_micros, to_micros
+
+__all__ = [
+    "BillingMode",
+    "InForce",
+    "LimitOverride",
+    "OverageBehavior",
+    "Plan",
+    "PlanVersion",
+    "Subscription",
+    "SubscriptionStatus",
+    "Terms",
+    "TermsPolicy",
+]
+
+
+class OverageBehavior(StrEnum):
+    """What happens at a plan's limit: refuse the call, charge what goes beyond, or let it pass uncharged."""
+
+    BLOCK = "block"
+    CHARGE = "charge"
+    ALLOW = "allow"
+
+
+class BillingMode(StrEnum):
+    """From what use is paid. PLAN: counted against the limits of the plan."""
+
+    PLAN = "plan"
+
+
+class SubscriptionStatus(StrEnum):
+    """Where a subscription is in its life at one instant. TRIAL, ACTIVE and GRACE are in force."""
+
+    PENDING = "pending"
+    FUTURE = "future"
+    TRIAL = "trial"
+    ACTIVE = "active"
+    GRACE = "grace"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_in_force(self) -> bool:
+        return self in _IN_FORCE
+
+
+_IN_FORCE = frozenset({SubscriptionStatus.TRIAL, SubscriptionStatus.ACTIVE, SubscriptionStatus.GRACE})
+
+
+@dataclass(frozen=True, slots=True)
+class PlanVersion:
+    """One immutable set of terms of a plan. Limits are per period of the account; None is unlimited."""
+
+    id: str
+    plan_id: str
+    slug: str
+    name: str
+    version: int
+    currency: str
+    monthly_token_limit: int | None
+    monthly_cost_limit: Money | None
+    overage_price_per_1k_tokens: Decimal | None
+    overage_behavior: OverageBehavior | None
+    trial_days: int
+    price: Money | None
+    billing_cycle: str
+    created_at: datetime
+    published_at: datetime | None
+
+    @property
+    def is_published(self) -> bool:
+        return self.published_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan as it is sold now: its name, and its newest published version (`current`)."""
+
+    id: str
+    slug: str
+    name: str
+    created_at: datetime
+    current: PlanVersion
+    versions: tuple[PlanVersion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A billable's agreement to one plan version, with the dates that decide its status."""
+
+    id: str
+    billable: str
+    plan: PlanVersion
+    billing_mode: BillingMode
+    started_at: datetime
+    trial_ends_at: datetime | None
+    is_pending: bool
+    cancelled_at: datetime | None
+    ends_at: datetime | None
+    payment_failed_at: datetime | None
+    created_at: datetime
+
+    def status(self, at: datetime, *, grace_period_days: int) -> SubscriptionStatus:
+        """Return the status at an instant. It follows from the dates alone, so no job has to run for it to change.
+
+        After a failed payment the subscription stays in force for `grace_period_days`, then it has expired.
+        """
+        if self.is_pending:
+            return SubscriptionStatus.PENDING
+        if at < self.started_at:
+            return SubscriptionStatus.FUTURE
+        if self.ends_at is not None and at >= self.ends_at:
+            return SubscriptionStatus.EXPIRED if self.cancelled_at is None else SubscriptionStatus.CANCELLED
+        if self.payment_failed_at is not None and at >= self.payment_failed_at:
+            grace_ends_at = self.payment_failed_at + timedelta(days=grace_period_days)
+            return SubscriptionStatus.GRACE if at < grace_ends_at else SubscriptionStatus.EXPIRED
+        if self.trial_ends_at is not None and at < self.trial_ends_at:
+            return SubscriptionStatus.TRIAL
+        return SubscriptionStatus.ACTIVE
+
+    def turning_points(self, *, grace_period_days: int) -> list[datetime]:
+        """Return every instant at which the status may change."""
+        points = [self.started_at, self.trial_ends_at, self.ends_at, self.payment_failed_at]
+        if self.payment_failed_at is not None:
+            points.append(self.payment_failed_at + timedelta(days=grace_period_days))
+        return [point for point in points if point is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitOverride:
+    """A replacement of a plan's limits for `[start, end)`. A limit that is None stays the plan's."""
+
+    id: str
+    billable: str
+    start: datetime
+    end: datetime | None
+    token_limit: int | None
+    cost_limit: Money | None
+    reason: str | None
+    created_at: datetime
+
+    def __post_init__(self) -> None:
+        if self.end is not None and self.end <= self.start:
+            raise InvalidInput("end", self.end.isoformat(), f"It must lie after start ({self.start.isoformat()}).")
+        if self.token_limit is None and self.cost_limit is None:
+            raise InvalidInput("token_limit", None, "Give a token_limit, a cost_limit, or both.")
+        if self.token_limit is not None and self.token_limit < 0:
+            raise InvalidInput("token_limit", self.token_limit, "A limit is zero or more.")
+        if self.cost_limit is not None and self.cost_limit.nanos < 0:
+            raise InvalidInput("cost_limit", str(self.cost_limit), "A limit is zero or more.")
+
+    def is_in_force(self, at: datetime) -> bool:
+        return self.start <= at and (self.end is None or at < self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class TermsPolicy:
+    """What the settings say where a plan is silent."""
+
+    currency: str
+    period_kind: PeriodKind
+    is_anniversary: bool
+    zone: str
+    overage_behavior: OverageBehavior
+    grace_period_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The limits of one billable at an instant, in integers, and from when until when (µs, half-open) they are these.
+
+    `cost_limit` is in nanos of `currency`. Without a subscription in force and without an override nothing is limited.
+    """
+
+    valid_from: int
+    valid_until: int
+    period: str
+    period_start: int
+    period_end: int
+    currency: str
+    token_limit: int | None
+    cost_limit: int | None
+    overage_behavior: OverageBehavior
+    overage_price_per_1k_tokens: Decimal | None
+    billing_mode: BillingMode
+    status: SubscriptionStatus | None
+    subscription_id: str | None
+    plan_version_id: str | None
+    plan: str | None
+
+    @property
+    def is_hard(self) -> bool:
+        return self.overage_behavior is OverageBehavior.BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Everything that decides a billable's limits, with the policy of the settings."""
+
+    billable: str
+    policy: TermsPolicy
+    subscriptions: tuple[Subscription, ...] = ()
+    overrides: tuple[LimitOverride, ...] = ()
+    # The answer given last; replaced as a whole, so threads may share it.
+    _last: InForce | None = field(default=None, init=False, compare=False, repr=False)
+
+    def at(self, at_micros: int) -> InForce:
+        """Return what is in force at an instant (µs)."""
+        last = self._last
+        if last is not None and last.valid_from <= at_micros < last.valid_until:
+            return last
+        found = self._resolved(at_micros)
+        object.__setattr__(self, "_last", found)
+        return found
+
+    def subscription_at(self, at: datetime) -> Subscription | None:
+        """Return the subscription in force at an instant; of several, the one that started last."""
+        grace = self.policy.grace_period_days
+        in_force = [one for one in self.subscriptions if one.status(at, grace_period_days=grace).is_in_force]
+        return max(in_force, key=lambda one: (one.started_at, one.id), default=None)
+
+    def period_rule(self, subscription: Subscription | None) -> PeriodRule:
+        """Return how the account's time is cut: by the calendar, or from the subscription's start."""
+        policy = self.policy
+        anchor = subscription.started_at if subscription is not None and policy.is_anniversary else None
+        return PeriodRule(policy.period_kind, policy.zone, anchor)
+
+    def _resolved(self, at_micros: int) -> InForce:
+        at = from_micros(at_micros)
+        policy = self.policy
+        subscription = self.subscription_at(at)
+        plan = subscription.plan if subscription is not None else None
+        override_tokens, override_cost = self._overridden(at)
+        period_start, period_end = self.period_rule(subscription).bounds_micros(at_micros)
+        valid_from, valid_until = self._stable_around(at_micros, period_start, period_end)
+        token_limit = plan.monthly_token_limit if plan is not None else None
+        cost_limit = plan.monthly_cost_limit if plan is not None else None
+        if override_tokens is not None:
+            token_limit = override_tokens
+        if override_cost is not None:
+            cost_limit = override_cost
+        return InForce(
+            valid_from=valid_from,
+            valid_until=valid_until,
+            period=policy.period_kind.value,
+            period_start=period_start,
+            period_end=period_end,
+            currency=plan.currency if plan is not None else policy.currency,
+            token_limit=token_limit,
+            cost_limit=cost_limit.nanos if cost_limit is not None else None,
+            overage_behavior=(plan.overage_behavior if plan is not None else None) or policy.overage_behavior,
+            overage_price_per_1k_tokens=plan.overage_price_per_1k_tokens if plan is not None else None,
+            billing_mode=subscription.billing_mode if subscription is not None else BillingMode.PLAN,
+            status=subscription.status(at, grace_period_days=policy.grace_period_days) if subscription else None,
+            subscription_id=subscription.id if subscription is not None else None,
+            plan_version_id=plan.id if plan is not None else None,
+            plan=plan.slug if plan is not None else None,
+        )
+
+    def _overridden(self, at: datetime) -> tuple[int | None, Money | None]:
+        """Return the limits that overrides set; of several, the one made last counts, for each limit apart."""
+        tokens: int | None = None
+        cost: Money | None = None
+        for override in sorted(self.overrides, key=lambda one: (one.created_at, one.id)):
+            if override.is_in_force(at):
+                tokens = override.token_limit if override.token_limit is not None else tokens
+                cost = override.cost_limit if override.cost_limit is not None else cost
+        return tokens, cost
+
+    def _stable_around(self, at_micros: int, period_start: int, period_end: int) -> tuple[int, int]:
+        points = [MIN_MICROS, period_start, period_end, MAX_MICROS]
+        for subscription in self.subscriptions:
+            grace = self.policy.grace_period_days
+            points += [to_micros(point) for point in subscription.turning_points(grace_period_days=grace)]
+        for override in self.overrides:
+            points.append(to_micros(override.start))
+            if override.end is not None:
+                points.append(to_micros(override.end))
+        return max(point for point in points if point <= at_micros), min(point for point in points if point > at_micros)

@@ -1,0 +1,67 @@
+"""What the lane asks of a database: open a transaction on some billables, load rows, save rows, commit.
+
+Two implementations, one for each database. Everything between `start` and `save_and_commit` or `rollback` is one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from tallystick.storage.workspace import Claim, HoldRow, Workspace
+
+__all__ = ["Database", "Journal", "hold_from_row", "rows_to_save"]
+
+# Terms changes since a revision: [(revision, billable or None), ...]
+Journal = list[tuple[int, str | None]]
+
+
+class Database(Protocol):
+    """One connection of one database, used by one thread at a time: whoever holds the lane's baton."""
+
+    def start(self, workspace: Workspace, *, since_revision: int) -> Journal:
+        """Begin, lock the workspace's billables, load what it wants, and return the terms changes since a revision."""
+
+    def load(self, workspace: Workspace) -> None:
+        """Fill in everything that the workspace still wants."""
+
+    def load_terms(self, load: Callable[[Connection], None]) -> None:
+        """Read through SQLAlchemy inside the running transaction."""
+
+    def save_and_commit(self, workspace: Workspace) -> None:
+        """Write everything that the commands decided, set by set, and commit."""
+
+    def rollback(self) -> None: ...
+
+    def transact(self, work: Callable[[Connection], object]) -> object:
+        """Run one piece of work through SQLAlchemy in a transaction of its own."""
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Say whether the error means that the connection is gone."""
+
+    def close(self) -> None: ...
+
+
+def hold_from_row(row: tuple[str, str, str, str, int, str | None, str | None]) -> HoldRow:
+    hold_id, billable, status, claims, expires_at, idempotency_key, event_id = row
+    return HoldRow(
+        id=hold_id,
+        billable=billable,
+        status=status,
+        claims=tuple(Claim(*claim) for claim in json.loads(claims)),
+        expires_at=expires_at,
+        idempotency_key=idempotency_key,
+        event_id=event_id,
+    )
+
+
+def rows_to_save(workspace: Workspace, source: str) -> list[tuple[object, ...]]:
+    """Return the rows of one kind of write, as tuples in the order of its columns."""
+    found: object = getattr(workspace, source)
+    if isinstance(found, dict):
+        return [(*key, *sums) for key, sums in found.items()]
+    rows: Iterable[tuple[object, ...]] = found() if callable(found) else found  # type: ignore[assignment]  # by SAVES
+    return list(rows)

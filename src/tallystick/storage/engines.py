@@ -1,0 +1,99 @@
+"""Opening the two databases: which driver, which pragmas, and connections for reading and for the lane."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+
+from tallystick.errors import ConfigurationError
+from tallystick.storage.database import Database
+from tallystick.storage.sqlite import SqliteDatabase
+
+if TYPE_CHECKING:
+    from tallystick.settings import Settings
+
+__all__ = ["connect_lane", "is_sqlite_safe", "open_engine", "sqlite_module", "sqlite_version"]
+
+# Before this version, several connections to one WAL database can, rarely, corrupt it (sqlite.org/wal.html, "WAL-reset").
+_SQLITE_SAFE_VERSION = (3, 51, 3)
+_BUSY_TIMEOUT_SECONDS = 60
+
+
+def sqlite_module() -> ModuleType:
+    """Return the SQLite driver: `pysqlite3`, whose wheel carries a current library, or else Python's own."""
+    try:
+        from pysqlite3 import dbapi2
+    except ImportError:
+        return sqlite3
+    module: ModuleType = dbapi2
+    return module
+
+
+def sqlite_version() -> str:
+    return str(sqlite_module().sqlite_version)
+
+
+def is_sqlite_safe() -> bool:
+    """Say whether the SQLite library is free of the WAL-reset bug."""
+    return tuple(int(part) for part in sqlite_version().split(".")) >= _SQLITE_SAFE_VERSION
+
+
+def open_engine(settings: Settings) -> Engine:
+    """Return a SQLAlchemy engine whose connections are in autocommit: transactions are begun in so many words.
+
+    Raises:
+        ConfigurationError: for a URL of neither database, or a missing driver.
+    """
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite":
+        return _open_sqlite(url, settings)
+    return _open_postgres(url)
+
+
+def connect_lane(engine: Engine) -> Database:
+    """Return the lane's own connection."""
+    if engine.dialect.name == "sqlite":
+        return SqliteDatabase(engine)
+    from tallystick.storage.postgres import PostgresDatabase
+
+    return PostgresDatabase(engine)
+
+
+def _open_sqlite(url: URL, settings: Settings) -> Engine:
+    if url.database in (None, "", ":memory:"):
+        raise ConfigurationError(
+            "database_url", str(url), 'A database in memory cannot be shared by threads: name a file, "sqlite:///x.db".'
+        )
+    Path(str(url.database)).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url.set(drivername="sqlite+pysqlite"),
+        module=sqlite_module(),
+        isolation_level="AUTOCOMMIT",
+        connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_SECONDS},
+    )
+    synchronous = settings.storage.synchronous.upper()
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute(f"PRAGMA synchronous = {synchronous}")
+        cursor.close()
+
+    return engine
+
+
+def _open_postgres(url: URL) -> Engine:
+    try:
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT", pool_pre_ping=True, pool_size=5
+        )
+    except ImportError:
+        raise ConfigurationError(
+            "database_url", "postgresql://…", 'PostgreSQL needs its driver: pip install "tallystick[postgres]".'
+        ) from None

@@ -1,0 +1,474 @@
+"""The lane: every write of a process goes through here, many commands to one commit.
+
+Whoever holds the *baton* owns the lane's connection. A caller that finds it free takes it and runs its command at once,
+together with whatever waits: a lone caller pays for no queue and no thread. A caller that finds it taken queues its
+command and sleeps; the *writer* thread takes the baton next and serves everything that has gathered in one transaction.
+Callers from asyncio never block their loop: they queue, and a future answers them.
+
+A batch is *load → decide → save*: rows of all its commands are loaded at once, each command decides in turn over them,
+all results are saved with one statement per table and committed once. Only then is anybody answered. A command that
+refuses (raises) harms no other. If the database refuses the batch as a whole, its commands run again one by one, so that
+only the one at fault fails.
+
+What an error says of a command: `StorageError`: nothing was recorded. `OutcomeUnknown`: the connection was lost while the
+commit was under way. In both cases the next command connects again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from tallystick.errors import Closed, OutcomeUnknown, StorageError, TallystickError
+from tallystick.storage.workspace import MoreNeeded, Workspace
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from tallystick.plans.terms import Terms
+    from tallystick.storage.database import Database
+    from tallystick.storage.workspace import HoldRow
+
+__all__ = ["Command", "Lane", "TermsLoader"]
+
+logger = logging.getLogger("tallystick.lane")
+
+_BATCH_MAX = 512
+_TERMS_MAX = 100_000
+_LIVENESS_CHECK_SECONDS = 5.0
+
+Result = TypeVar("Result", covariant=True)
+Work = TypeVar("Work")
+TermsLoader = Callable[["Connection", Iterable[str]], "dict[str, Terms]"]
+
+
+class Command(Protocol[Result]):
+    """One thing to do, all or nothing. It may be decided more than once; only the last decision is saved."""
+
+    billable: str
+
+    def needs(self, workspace: Workspace) -> None:
+        """Name the rows that deciding needs, with the help of the terms that are loaded."""
+
+    def decide(self, workspace: Workspace) -> Result:
+        """Decide, then change the workspace. Raise `TallystickError` to refuse, before any change."""
+
+
+class _Slot:
+    """A command on its way, and where its answer goes."""
+
+    __slots__ = ("command", "error", "future", "loop", "result", "woken")
+
+    def __init__(
+        self, command: Command[object], *, future: asyncio.Future[object] | None = None, waits: bool = False
+    ) -> None:
+        self.command = command
+        self.result: object = None
+        self.error: BaseException | None = None
+        self.future = future
+        self.loop = future.get_loop() if future is not None else None
+        self.woken: threading.Lock | None = None
+        if waits:
+            self.woken = threading.Lock()
+            self.woken.acquire()
+
+    def answer(self) -> object:
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class Lane:
+    """The one writer of a process for one database."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Database],
+        load_terms: TermsLoader,
+        *,
+        now: Callable[[], int],
+        on_expired: Callable[[Sequence[HoldRow]], None],
+    ) -> None:
+        self._connect = connect
+        self._load_terms = load_terms
+        self._now = now
+        self._on_expired = on_expired
+        self._reset()
+        _lanes.add(self)
+
+    def _reset(self) -> None:
+        """Start with nothing: at birth, and in a forked child, whose parent's connection and waiters are not its own."""
+        self._database: Database | None = None
+        self._baton = threading.Lock()
+        self._queue: deque[_Slot] = deque()
+        self._work_waits = threading.Event()
+        self._writer: threading.Thread | None = None
+        self._writer_lock = threading.Lock()
+        self._closing = False
+        self._terms: dict[str, Terms] = {}
+        self._revision = -1
+        self._is_saving = False
+        self._expired: list[HoldRow] = []
+
+    # -- callers ------------------------------------------------------------------------------------------------------
+
+    def run(self, command: Command[Work]) -> Work:
+        """Run a command and return its result after it was committed.
+
+        Raises:
+            TallystickError: what the command refused with.
+            StorageError: nothing was recorded. OutcomeUnknown: it may have been.
+            Closed: the lane was closed.
+        """
+        if self._baton.acquire(blocking=False):
+            slot = _Slot(command)
+            try:
+                self._check_open()
+                batch = self._gathered(slot)
+                self._execute(batch)
+            finally:
+                self._baton.release()
+            self._answer_others(batch, slot)
+            if self._queue:
+                self._wake_writer()
+            return slot.answer()  # type: ignore[return-value]  # a slot carries any command's result
+        slot = _Slot(command, waits=True)
+        self._enqueue(slot)
+        self._sleep_until_answered(slot)
+        return slot.answer()  # type: ignore[return-value]  # as above
+
+    async def run_async(self, command: Command[Work]) -> Work:
+        """Run a command from asyncio without blocking the loop. A cancelled caller's command is still carried out."""
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._enqueue(_Slot(command, future=future))
+        return await future  # type: ignore[return-value]  # as above
+
+    def transact(self, work: Callable[[Connection], Work]) -> Work:
+        """Run rare work (plans, subscriptions, clean-up) through SQLAlchemy, alone, in one transaction on this lane."""
+        with self._baton:
+            self._check_open()
+            try:
+                return self._connected().transact(work)  # type: ignore[return-value]  # work's own result
+            except Exception as error:
+                lost = self._abandon(error)
+                if isinstance(error, TallystickError):
+                    raise
+                raise (_unknown(error) if lost else _refused(error)) from error
+            except BaseException as error:
+                self._abandon(error)
+                raise
+
+    def run_many(self, commands: Sequence[Command[Work]]) -> list[Work | TallystickError]:
+        """Run commands in order, many to a commit. Each has its result or its refusal; none harms another.
+
+        Raises:
+            StorageError: the database was lost; the commands before this batch were recorded, this batch may not be.
+        """
+        answers: list[Work | TallystickError] = []
+        for start in range(0, len(commands), _BATCH_MAX):
+            batch = [_Slot(command) for command in commands[start : start + _BATCH_MAX]]
+            with self._baton:
+                self._check_open()
+                self._execute(batch)
+            self._answer_others((), None)
+            for slot in batch:
+                if isinstance(slot.error, StorageError):
+                    raise slot.error
+                if slot.error is not None and not isinstance(slot.error, TallystickError):
+                    raise slot.error
+                answers.append(slot.error if slot.error is not None else slot.result)  # type: ignore[arg-type]  # as above
+        return answers
+
+    def close(self) -> None:
+        """Carry out what waits, then let the connection go. Closing twice is harmless."""
+        self._closing = True
+        self._work_waits.set()
+        writer = self._writer
+        if writer is not None and writer.is_alive() and writer is not threading.current_thread():
+            writer.join()
+        with self._baton:
+            while self._queue:
+                batch = self._gathered()
+                self._execute(batch)
+                self._answer_others(batch, None)
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise Closed("This Tallystick is closed. Open a new one.")
+
+    def _enqueue(self, slot: _Slot) -> None:
+        self._check_open()
+        self._queue.append(slot)
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        # The writer clears the signal before it looks at the queue, so a signal that is still set has not been used up.
+        if not self._work_waits.is_set():
+            self._work_waits.set()
+        writer = self._writer
+        if writer is None or not writer.is_alive():
+            self._start_writer()
+
+    def _start_writer(self) -> None:
+        with self._writer_lock:
+            if self._writer is None or not self._writer.is_alive():
+                self._writer = threading.Thread(target=self._write_forever, name="tallystick-lane", daemon=True)
+                self._writer.start()
+
+    def _sleep_until_answered(self, slot: _Slot) -> None:
+        assert slot.woken is not None  # noqa: S101  # made with waits=True
+        while not slot.woken.acquire(timeout=_LIVENESS_CHECK_SECONDS):
+            self._wake_writer()
+
+    def _write_forever(self) -> None:
+        batch: list[_Slot] = []
+        try:
+            while True:
+                self._work_waits.wait()
+                self._work_waits.clear()
+                while self._queue:
+                    with self._baton:
+                        batch = self._gathered()
+                        self._execute(batch)
+                    self._answer_others(batch, None)
+                    batch = []
+                if self._closing:
+                    return
+        except BaseException:
+            # Nobody may be left waiting for a thread that is gone. The batch in hand was answered with its own error.
+            error = StorageError("The lane's writer stopped. Nothing of this command was recorded; send it again.")
+            stranded = list(self._queue)
+            self._queue.clear()
+            for slot in batch:
+                if slot.error is None and slot.result is None:
+                    slot.error = OutcomeUnknown("The lane's writer stopped while this command was under way.")
+            for slot in stranded:
+                slot.error = error
+            self._answer_others(batch + stranded, None)
+            raise
+
+    def _gathered(self, own: _Slot | None = None) -> list[_Slot]:
+        """Take what waits, oldest first, and the caller's own command after it."""
+        queue = self._queue
+        batch = [queue.popleft() for _ in range(min(len(queue), _BATCH_MAX))]
+        if own is not None:
+            batch.append(own)
+        return batch
+
+    def _answer_others(self, batch: Iterable[_Slot], own: _Slot | None) -> None:
+        """Wake everybody but the caller itself, then report holds that ran out. Without the baton."""
+        loops: dict[asyncio.AbstractEventLoop, list[_Slot]] = {}
+        for slot in batch:
+            if slot is own:
+                continue
+            if slot.loop is not None:
+                loops.setdefault(slot.loop, []).append(slot)
+            elif slot.woken is not None:
+                slot.woken.release()
+        for loop, slots in loops.items():
+            # A loop that was closed meanwhile has nobody left to answer.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_resolve, slots)
+        if self._expired:
+            expired, self._expired = self._expired, []
+            self._on_expired(expired)
+
+    # -- the batch ----------------------------------------------------------------------------------------------------
+
+    def _execute(self, batch: Sequence[_Slot]) -> None:
+        """Run a batch; afterwards each slot has its result or its error. The caller holds the baton."""
+        try:
+            self._run_transaction(batch)
+        except Exception as error:  # noqa: BLE001  # whatever a driver raises is turned into an answer for each caller
+            self._recover(batch, error)
+        except BaseException as error:
+            self._abandon(error)
+            _fail(batch, lambda: _unknown(error))
+            raise
+
+    def _recover(self, batch: Sequence[_Slot], error: Exception) -> None:
+        was_saving = self._is_saving
+        if not self._abandon(error):
+            if len(batch) == 1:
+                batch[0].error = error if isinstance(error, TallystickError) else _refused(error)
+            else:
+                for slot in batch:
+                    self._execute((slot,))
+        elif was_saving:
+            _fail(batch, lambda: _unknown(error))
+        else:
+            _fail(batch, lambda: _unsent(error))
+
+    def _run_transaction(self, batch: Sequence[_Slot]) -> None:
+        self._is_saving = False
+        database = self._connected()
+        workspace = Workspace(started_at=self._now())
+        known = self._terms
+        cold = False
+        for slot in batch:
+            slot.result = slot.error = None
+            billable = slot.command.billable
+            workspace.billables.add(billable)
+            terms = known.get(billable)
+            if terms is None:
+                cold = True
+            else:
+                workspace.terms[billable] = terms
+                slot.command.needs(workspace)
+        journal = database.start(workspace, since_revision=self._revision)
+        if journal:
+            self._forget(journal)
+            cold = True
+        if cold:
+            self._load_cold_terms(database, workspace)
+            for slot in batch:
+                slot.command.needs(workspace)
+            database.load(workspace)
+        for slot in batch:
+            self._decide(slot, workspace, database)
+        self._is_saving = True
+        database.save_and_commit(workspace)
+        self._expired += workspace.expired
+
+    def _decide(self, slot: _Slot, workspace: Workspace, database: Database) -> None:
+        while True:
+            try:
+                slot.result = slot.command.decide(workspace)
+            except MoreNeeded:
+                database.load(workspace)
+            except TallystickError as refusal:
+                slot.error = refusal
+                return
+            else:
+                return
+
+    def _load_cold_terms(self, database: Database, workspace: Workspace) -> None:
+        missing = [billable for billable in workspace.billables if billable not in self._terms]
+        if len(self._terms) + len(missing) > _TERMS_MAX:
+            self._terms.clear()
+            missing = list(workspace.billables)
+
+        def load(connection: Connection) -> None:
+            self._terms.update(self._load_terms(connection, missing))
+
+        if missing:
+            database.load_terms(load)
+            workspace.new_accounts = [(billable, workspace.started_at) for billable in missing]
+        workspace.terms = {billable: self._terms[billable] for billable in workspace.billables}
+
+    def _forget(self, journal: Iterable[tuple[int, str | None]]) -> None:
+        for revision, billable in journal:
+            self._revision = revision
+            if billable is None:
+                self._terms.clear()
+            else:
+                self._terms.pop(billable, None)
+
+    # -- the connection -----------------------------------------------------------------------------------------------
+
+    def _connected(self) -> Database:
+        if self._database is None:
+            if self._closing:
+                raise Closed("This Tallystick is closed. Open a new one.")
+            self._database = self._connect()
+            # What another connection knew of the terms may be older than this one's view.
+            self._terms.clear()
+            self._revision = -1
+        return self._database
+
+    def _abandon(self, error: BaseException) -> bool:
+        """End the transaction after an error. Returns whether the connection was lost with it."""
+        database = self._database
+        if database is None:
+            return True
+        if not database.is_lost(error):
+            try:
+                database.rollback()
+            except Exception:
+                logger.warning("Rolling back failed; the lane will connect again.", exc_info=True)
+            else:
+                return False
+        self._database = None
+        with contextlib.suppress(Exception):
+            database.close()
+        return True
+
+    def _forked(self) -> None:
+        # The parent goes on using its connection. Closing our copy would hang up on its server, or drop its file locks.
+        _orphans.append(self._database)
+        closing = self._closing
+        self._reset()
+        self._closing = closing
+
+
+def _resolve(slots: Iterable[_Slot]) -> None:
+    for slot in slots:
+        future = slot.future
+        if future is None or future.done():
+            continue
+        if slot.error is not None:
+            future.set_exception(slot.error)
+        else:
+            future.set_result(slot.result)
+
+
+def _fail(batch: Iterable[_Slot], error: Callable[[], TallystickError]) -> None:
+    """Give each caller an exception of its own: a traceback must not be shared between threads."""
+    for slot in batch:
+        slot.result = None
+        slot.error = error()
+
+
+def _unsent(cause: BaseException) -> TallystickError:
+    if isinstance(cause, Closed):
+        return Closed(cause.message)
+    error = StorageError(f"The database cannot be used: {cause}. Nothing of this command was recorded.")
+    error.__cause__ = cause
+    return error
+
+
+def _unknown(cause: BaseException) -> TallystickError:
+    error = OutcomeUnknown(
+        f"The database went away while this command was being saved ({cause}). It may or may not have been recorded: "
+        "send it again with the same idempotency key."
+    )
+    error.__cause__ = cause
+    return error
+
+
+def _refused(cause: BaseException) -> TallystickError:
+    error = StorageError(f"The database refused this command: {cause}. Nothing of it was recorded.")
+    error.__cause__ = cause
+    return error
+
+
+_lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
+_orphans: list[object] = []
+
+
+def _after_fork_in_child() -> None:
+    for lane in list(_lanes):
+        lane._forked()
+
+
+def _close_all() -> None:
+    for lane in list(_lanes):
+        with contextlib.suppress(Exception):
+            lane.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_close_all)

@@ -1,0 +1,87 @@
+"""The lane's SQLite connection: WAL, `BEGIN IMMEDIATE`, full durability.
+
+One writer at a time is SQLite's own rule; `BEGIN IMMEDIATE` takes that place before anything is read, so what a
+batch has read cannot change before it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tallystick.storage.database import Journal, hold_from_row, rows_to_save
+from tallystick.storage.statements import SAVES
+from tallystick.storage.workspace import Counter, KeyRow, Workspace
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+__all__ = ["SqliteDatabase"]
+
+_SAVES = tuple((save.source, save.sql("?")) for save in SAVES)
+_JOURNAL = "SELECT revision, billable FROM terms_changes WHERE revision > ? ORDER BY revision"
+_COUNTER = (
+    "SELECT used, held FROM counters WHERE billable = ? AND meter = ? AND scope = ? AND period = ? AND period_start = ?"
+)
+_HOLD = "SELECT id, billable, status, claims, expires_at, idempotency_key, event_id FROM holds"
+_KEY = "SELECT fingerprint, hold_id, event_id, outcome FROM idempotency_keys WHERE billable = ? AND key = ?"
+
+
+class SqliteDatabase:
+    """The `Database` of the lane on SQLite."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = engine.connect()
+        self._driver: Any = self._connection.connection.driver_connection
+        self._cursor: Any = self._driver.cursor()
+
+    def start(self, workspace: Workspace, *, since_revision: int) -> Journal:
+        self._cursor.execute("BEGIN IMMEDIATE")
+        journal: Journal = self._cursor.execute(_JOURNAL, (since_revision,)).fetchall()
+        self.load(workspace)
+        return journal
+
+    def load(self, workspace: Workspace) -> None:
+        execute = self._cursor.execute
+        for counter_key in workspace.wanted_counters:
+            row = execute(_COUNTER, counter_key).fetchone()
+            workspace.counters[counter_key] = Counter(*row) if row else Counter()
+        for hold_id in workspace.wanted_holds:
+            row = execute(f"{_HOLD} WHERE id = ?", (hold_id,)).fetchone()
+            if row:
+                workspace.holds[hold_id] = hold_from_row(row)
+        for billable, key in workspace.wanted_keys:
+            row = execute(_KEY, (billable, key)).fetchone()
+            workspace.keys[billable, key] = KeyRow(*row) if row else None
+        for billable, at in workspace.wanted_lapsed.items():
+            rows = execute(
+                f"{_HOLD} WHERE status = 'open' AND billable = ? AND expires_at <= ? ORDER BY id", (billable, at)
+            ).fetchall()
+            workspace.lapsed[billable] = [workspace.holds.setdefault(row[0], hold_from_row(row)) for row in rows]
+        workspace.forget_wants()
+
+    def load_terms(self, load: Callable[[Connection], None]) -> None:
+        load(self._connection)
+
+    def save_and_commit(self, workspace: Workspace) -> None:
+        for source, sql in _SAVES:
+            rows = rows_to_save(workspace, source)
+            if rows:
+                self._cursor.executemany(sql, rows)
+        self._cursor.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self._driver.in_transaction:
+            self._cursor.execute("ROLLBACK")
+
+    def transact(self, work: Callable[[Connection], object]) -> object:
+        self._cursor.execute("BEGIN IMMEDIATE")
+        result = work(self._connection)
+        self._cursor.execute("COMMIT")
+        return result
+
+    def is_lost(self, error: BaseException) -> bool:  # noqa: ARG002  # a file does not hang up: no error of SQLite's means it
+        return False
+
+    def close(self) -> None:
+        self._connection.close()

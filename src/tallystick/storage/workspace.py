@@ -1,0 +1,219 @@
+"""The workspace: what one batch of commands has read, and what it will write.
+
+Commands name the rows that they need (`want_*`), the database fills them in at once, each command decides in turn over
+what is here (and so sees what the commands before it decided), and everything is saved at once. A command changes the
+workspace only after it has decided, so one that raises leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from tallystick.plans.terms import Terms
+
+__all__ = ["Claim", "Counter", "CounterKey", "HoldRow", "KeyRow", "MoreNeeded", "RollupKey", "Workspace"]
+
+
+class MoreNeeded(Exception):  # noqa: N818  # a signal to the lane, never seen by a caller
+    """A command found out while deciding that it needs more rows. It has said which; load them and ask it again."""
+
+
+class CounterKey(NamedTuple):
+    """The name of one counter: what is counted, for whom, within which scope and period."""
+
+    billable: str
+    meter: str
+    scope: str
+    period: str
+    period_start: int
+
+
+class Claim(NamedTuple):
+    """What an open hold reserves of one counter of its billable."""
+
+    meter: str
+    scope: str
+    period: str
+    period_start: int
+    amount: int
+
+
+class RollupKey(NamedTuple):
+    """One bucket of use: an hour or a day of one billable, split by what was used."""
+
+    billable: str
+    bucket_start: int
+    provider: str
+    model: str
+    feature: str
+    resource_type: str
+    currency: str
+
+
+class Counter:
+    """Used and held amounts of one counter, as read and as decided so far."""
+
+    __slots__ = ("_held_before", "_used_before", "held", "used")
+
+    def __init__(self, used: int = 0, held: int = 0) -> None:
+        self.used = used
+        self.held = held
+        self._used_before = used
+        self._held_before = held
+
+    @property
+    def is_changed(self) -> bool:
+        return self.used != self._used_before or self.held != self._held_before
+
+
+@dataclass(slots=True)
+class HoldRow:
+    """A hold as the database has it, with the status that this batch has given it so far."""
+
+    id: str
+    billable: str
+    status: str
+    claims: tuple[Claim, ...]
+    expires_at: int
+    idempotency_key: str | None = None
+    event_id: str | None = None
+
+
+@dataclass(slots=True)
+class KeyRow:
+    """An idempotency key as the database has it: who claimed it, with which input, and the answer if there is one."""
+
+    fingerprint: str
+    hold_id: str | None
+    event_id: str | None
+    outcome: str | None
+
+
+class Workspace:
+    """Rows read and rows to write for one batch. Keyed by names, so that loading twice is harmless."""
+
+    __slots__ = (
+        "billables",
+        "closed_holds",
+        "counters",
+        "daily",
+        "dropped_keys",
+        "events",
+        "expired",
+        "finished_keys",
+        "holds",
+        "hourly",
+        "keys",
+        "lapsed",
+        "new_accounts",
+        "new_holds",
+        "new_keys",
+        "overages",
+        "started_at",
+        "terms",
+        "wanted_counters",
+        "wanted_holds",
+        "wanted_keys",
+        "wanted_lapsed",
+    )
+
+    def __init__(self, started_at: int) -> None:
+        self.started_at = started_at
+        self.billables: set[str] = set()
+        self.terms: dict[str, Terms] = {}
+        self.wanted_counters: set[CounterKey] = set()
+        self.wanted_holds: set[str] = set()
+        self.wanted_keys: set[tuple[str, str]] = set()
+        self.wanted_lapsed: dict[str, int] = {}
+        self.counters: dict[CounterKey, Counter] = {}
+        self.holds: dict[str, HoldRow] = {}
+        self.keys: dict[tuple[str, str], KeyRow | None] = {}
+        self.lapsed: dict[str, list[HoldRow]] = {}
+        self.new_accounts: list[tuple[object, ...]] = []
+        self.new_holds: list[tuple[object, ...]] = []
+        self.closed_holds: list[tuple[object, ...]] = []
+        self.events: list[tuple[object, ...]] = []
+        self.hourly: dict[RollupKey, list[int]] = {}
+        self.daily: dict[RollupKey, list[int]] = {}
+        self.overages: list[tuple[object, ...]] = []
+        self.new_keys: list[tuple[object, ...]] = []
+        self.finished_keys: list[tuple[object, ...]] = []
+        self.dropped_keys: list[tuple[str, str]] = []
+        self.expired: list[HoldRow] = []
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def want_counter(self, key: CounterKey) -> None:
+        if key not in self.counters:
+            self.wanted_counters.add(key)
+
+    def want_hold(self, hold_id: str) -> None:
+        if hold_id not in self.holds:
+            self.wanted_holds.add(hold_id)
+
+    def want_key(self, billable: str, key: str) -> None:
+        if (billable, key) not in self.keys:
+            self.wanted_keys.add((billable, key))
+
+    def want_lapsed(self, billable: str, at: int) -> None:
+        """Ask for the billable's open holds whose time ran out by `at` (µs)."""
+        self.wanted_lapsed[billable] = at
+
+    @property
+    def is_wanting(self) -> bool:
+        return bool(self.wanted_counters or self.wanted_holds or self.wanted_keys or self.wanted_lapsed)
+
+    def forget_wants(self) -> None:
+        self.wanted_counters.clear()
+        self.wanted_holds.clear()
+        self.wanted_keys.clear()
+        self.wanted_lapsed.clear()
+
+    def counter(self, key: CounterKey) -> Counter:
+        """Return a counter that was loaded. One that was not is a mistake: its absolute value would be overwritten."""
+        return self.counters[key]
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def place_hold(self, hold: HoldRow, row: tuple[object, ...]) -> None:
+        self.holds[hold.id] = hold
+        for claim in hold.claims:
+            self.counter(CounterKey(hold.billable, *claim[:4])).held += claim.amount
+        self.new_holds.append(row)
+
+    def close_hold(self, hold: HoldRow, *, status: str, at: int, event_id: str | None = None) -> None:
+        """Give an open hold its end, once: what it claimed is free again."""
+        for claim in hold.claims:
+            self.counter(CounterKey(hold.billable, *claim[:4])).held -= claim.amount
+        hold.status = status
+        hold.event_id = event_id
+        self.closed_holds.append((status, event_id, at, hold.id))
+
+    def claim_key(self, billable: str, key: str, row: KeyRow, *, at: int) -> None:
+        self.keys[billable, key] = row
+        self.new_keys.append((billable, key, row.fingerprint, row.hold_id, row.event_id, row.outcome, at))
+
+    def finish_key(self, billable: str, key: str, row: KeyRow) -> None:
+        self.keys[billable, key] = row
+        self.finished_keys.append((row.event_id, row.outcome, billable, key))
+
+    def drop_key(self, billable: str, key: str) -> None:
+        self.keys[billable, key] = None
+        self.dropped_keys.append((billable, key))
+
+    def add_to_rollups(self, hourly: RollupKey, daily: RollupKey, amounts: Iterable[int]) -> None:
+        """Add one event's amounts to its hour and its day."""
+        amounts = tuple(amounts)
+        for buckets, key in ((self.hourly, hourly), (self.daily, daily)):
+            sums = buckets.get(key)
+            if sums is None:
+                buckets[key] = list(amounts)
+            else:
+                for index, amount in enumerate(amounts):
+                    sums[index] += amount
+
+    def changed_counters(self) -> list[tuple[object, ...]]:
+        return [(*key, counter.used, counter.held) for key, counter in self.counters.items() if counter.is_changed]

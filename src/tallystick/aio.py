@@ -39,7 +39,7 @@ class threaded(Generic[Namespace, Parameters, Result]):  # noqa: N801  # used as
 
     def __init__(self, method: Callable[Concatenate[Namespace, Parameters], Result]) -> None:
         self.method = method
-        update_wrapper(self, method)
+        self.__doc__ = method.__doc__
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...

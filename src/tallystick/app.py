@@ -80,7 +80,8 @@ class Tallystick:
         Every call through it is held, recorded and priced; responses and exceptions are the provider's own. Options:
         `billable`, `user`, `tenant`, `feature`, `billing_mode`, `metadata`, `provider`.
         """
-        return wrap(self._engine, client, **options)
+        wrapped: Client = wrap(self._engine, client, **options)
+        return wrapped
 
     def on(self, event_class: type[Event]) -> Callable[[Handler], Handler]:
         """Return a decorator that calls a function after each event of a class: `@ts.on(UsageRecorded)`.
@@ -103,7 +104,7 @@ class Tallystick:
         return resolver
 
     def run_due_jobs(self) -> DueJobs:
-        """Do what is due by the clock: release and report holds that ran out. Safe to run anywhere, any number of times."""
+        """Do what is due by the clock: release and report holds that ran out. Safe to run anywhere, and often."""
         return run_due_jobs(self._engine)
 
     def doctor(self, *, prices: bool = True) -> Diagnosis:

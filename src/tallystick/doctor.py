@@ -110,7 +110,9 @@ def _used_findings(connection: Connection) -> Iterator[Finding]:
 def _held_findings(connection: Connection) -> Iterator[Finding]:
     holds, counters = tables.holds, tables.counters
     expected: dict[tuple[Any, ...], int] = defaultdict(int)
-    for billable, claims in connection.execute(select(holds.c.billable, holds.c.claims).where(holds.c.status == "open")):
+    for billable, claims in connection.execute(
+        select(holds.c.billable, holds.c.claims).where(holds.c.status == "open")
+    ):
         for meter, scope, period, period_start, amount in json.loads(claims):
             expected[billable, meter, scope, period, period_start] += amount
     columns = (counters.c.billable, counters.c.meter, counters.c.scope, counters.c.period, counters.c.period_start)
@@ -141,7 +143,9 @@ def _event_sums(connection: Connection) -> Iterator[tuple[tuple[Any, ...], tuple
     events = tables.usage_events
     corrected = events.alias("corrected")
     was_unpriced = (
-        select(literal(1)).where(corrected.c.id == events.c.corrects_event_id, corrected.c.total_cost.is_(None)).exists()
+        select(literal(1))
+        .where(corrected.c.id == events.c.corrects_event_id, corrected.c.total_cost.is_(None))
+        .exists()
     )
     quarter = events.c.occurred_at - events.c.occurred_at % cast(literal(_QUARTER_HOUR_MICROS), BigInteger)
     grouped = (
@@ -154,9 +158,11 @@ def _event_sums(connection: Connection) -> Iterator[tuple[tuple[Any, ...], tuple
         events.c.currency,
     )
     # The first correction of an unpriced event prices it; later ones change a price.
-    is_first = ~select(literal(1)).where(
-        corrected.c.corrects_event_id == events.c.corrects_event_id, corrected.c.id < events.c.id
-    ).exists()
+    is_first = (
+        ~select(literal(1))
+        .where(corrected.c.corrects_event_id == events.c.corrects_event_id, corrected.c.id < events.c.id)
+        .exists()
+    )
     unpriced = case(
         (events.c.total_cost.is_(None), 1),
         (events.c.corrects_event_id.isnot(None) & was_unpriced & is_first, -1),
@@ -188,9 +194,7 @@ def _hold_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
     for hold_id, event_id in missing:
         yield Finding("settled hold", hold_id, f"event {event_id}", "none", "Its event is gone; restore it.")
     recorded = connection.execute(
-        select(holds.c.id, events.c.id)
-        .join(events, events.c.hold_id == holds.c.id)
-        .where(holds.c.status == "open")
+        select(holds.c.id, events.c.id).join(events, events.c.hold_id == holds.c.id).where(holds.c.status == "open")
     )
     for hold_id, event_id in recorded:
         yield Finding("open hold", hold_id, "no event", f"event {event_id}", "It was recorded and not closed.")
@@ -248,7 +252,9 @@ def _price_findings(connection: Connection) -> Iterator[Finding]:
             yield Finding("cost", event_id, f"{expected} nanos", f"{total} nanos", "Its price does not make its cost.")
 
 
-def _differences(kind: str, expected: dict[tuple[Any, ...], Any], found: dict[tuple[Any, ...], Any]) -> Iterator[Finding]:
+def _differences(
+    kind: str, expected: dict[tuple[Any, ...], Any], found: dict[tuple[Any, ...], Any]
+) -> Iterator[Finding]:
     nothing = (0, (0,) * len(ROLLUP_SUMS))
     for key in sorted(expected.keys() | found.keys(), key=str):
         before, now = expected.get(key), found.get(key)

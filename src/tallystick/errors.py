@@ -236,8 +236,8 @@ class UnknownPrice(BillingError):
     def __init__(self, provider: str, model: str | None) -> None:
         named = model if model is not None else "<model>"
         super().__init__(
-            f"No price is known for {provider}/{named}. Set providers.{provider}.models.{named!r}.input_price_per_1k and "
-            'output_price_per_1k, or set on_unknown_price = "record_unpriced" and price the events with reprice.'
+            f"No price is known for {provider}/{named}. Set providers.{provider}.models.{named!r}.input_price_per_1k "
+            'and output_price_per_1k, or set on_unknown_price = "record_unpriced" and price the events with reprice.'
         )
         self.provider = provider
         self.model = model

@@ -64,7 +64,7 @@ class LimitReached(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderCallFailed(Event):
-    """The provider raised; its exception was passed on unchanged. The hold was voided, or settled for a broken stream."""
+    """The provider raised; its exception was passed on. The hold was voided (settled, for a broken stream)."""
 
     provider: str
     model: str | None

@@ -328,6 +328,15 @@ def test_a_cost_comes_in_the_currency_that_is_asked_for() -> None:
     assert (stated.price_currency, stated.exchange_rate) == ("USD", Decimal("5.4321"))
 
 
+def test_a_single_cost_may_be_asked_for_in_a_currency() -> None:
+    pricing = Pricing(rates=CurrencyRates({"usd_brl": "5.4321"}))
+    usage = ProviderUsage(1, 1)
+
+    assert pricing.cost(usage, "openai", "gpt-4o-mini", NOW).currency == "USD"
+    assert pricing.cost(usage, "openai", "gpt-4o-mini", NOW, "BRL").total_cost == Money("0.000004074", "BRL")
+    assert pricing.cost(usage, "openai", "gpt-4o-mini", NOW, "usd").total_cost == Money("0.00000075")
+
+
 def test_a_missing_exchange_rate_is_never_one() -> None:
     pricing = Pricing(currency="EUR")
 

@@ -233,6 +233,27 @@ EXAMPLES = (
         },
     ),
     Example(
+        "openai batch as a whole",
+        "openai",
+        {
+            "id": "batch_1",
+            "object": "batch",
+            "model": "gpt-5-mini",
+            "usage": {
+                "input_tokens": 70,
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens": 8,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": 78,
+            },
+        },
+        70,
+        8,
+        {"input": 70, "output": 8},
+        model="gpt-5-mini",
+        service_tier="batch",
+    ),
+    Example(
         "openai batch line",
         "openai",
         {
@@ -311,6 +332,28 @@ EXAMPLES = (
         {"input": 12, "output": 6},
         model="claude-opus-4-8",
         service_tier="fast",
+    ),
+    Example(
+        "anthropic with a compaction and an advisor",
+        "anthropic",
+        {
+            "type": "message",
+            "model": "claude-sonnet-5",
+            "usage": {
+                "input_tokens": 45,
+                "cache_read_input_tokens": 5,
+                "output_tokens": 12,
+                "iterations": [
+                    {"type": "compaction", "input_tokens": 1800, "cache_read_input_tokens": 200, "output_tokens": 35},
+                    {"type": "advisor_message", "model": "claude-opus-5", "input_tokens": 90, "output_tokens": 9},
+                    {"type": "message", "input_tokens": 45, "cache_read_input_tokens": 5, "output_tokens": 12},
+                ],
+            },
+        },
+        2050,
+        47,
+        {"input": 1845, "cached_input": 205, "output": 47},
+        model="claude-sonnet-5",
     ),
     Example(
         "anthropic batch line",
@@ -805,7 +848,7 @@ EXAMPLES = (
             "usage": {
                 "prompt_tokens": "many",
                 "completion_tokens": -5,
-                "total_tokens": None,
+                "total_tokens": 10**30,
                 "prompt_tokens_details": "none",
                 "completion_tokens_details": [1],
             }

@@ -47,13 +47,11 @@ class Overages:
         self._engine = engine
 
     def list(self, billable: object = None, is_synced: bool | None = None) -> list[OverageCharge]:
-        """Return overage charges in the order in which they happened; of one billable, and only (un)synced, if asked."""
+        """Return overage charges in the order in which they happened; of one billable, only (un)synced, if asked."""
         overages = tables.overages
         query = select(overages).order_by(overages.c.occurred_at, overages.c.id)
         if billable is not None:
-            query = query.where(
-                overages.c.billable == billable_reference(billable, self._engine.billable_resolver)
-            )
+            query = query.where(overages.c.billable == billable_reference(billable, self._engine.billable_resolver))
         if is_synced is not None:
             query = query.where(overages.c.is_synced == is_synced)
         rows = self._engine.read(lambda connection: connection.execute(query).all())

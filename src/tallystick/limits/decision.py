@@ -206,7 +206,13 @@ def resets_at(in_force: InForce) -> datetime | None:
 
 def refusal_message(billable: str, in_force: InForce, refusal: Refusal) -> str:
     """Say fact, numbers and remedy of a refused hold."""
-    amounts = (refusal.limit, refusal.used, refusal.held, refusal.limit - refusal.used - refusal.held, refusal.requested)
+    amounts = (
+        refusal.limit,
+        refusal.used,
+        refusal.held,
+        refusal.limit - refusal.used - refusal.held,
+        refusal.requested,
+    )
     if refusal.limit_type == "cost":
         limit, used, held, left, requested = (str(Money.from_nanos(amount, in_force.currency)) for amount in amounts)
         unit = ""

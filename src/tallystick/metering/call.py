@@ -1,9 +1,9 @@
 """One metered call, from the hold to the settlement, as flows over the engine.
 
-    begin   reserve the estimate, or answer a replay
-    (ask)   the provider works; no lock and no transaction is open
-    settle  record what was used, give back the rest of the hold
-    fail    the provider raised: void the hold, pass the exception on
+begin   reserve the estimate, or answer a replay
+(ask)   the provider works; no lock and no transaction is open
+settle  record what was used, give back the rest of the hold
+fail    the provider raised: void the hold, pass the exception on
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tallystick.errors import CallInProgress, IdempotencyConflict, ProviderError, StorageError, TallystickError, UsageMissing
+from tallystick.errors import (
+    CallInProgress,
+    IdempotencyConflict,
+    ProviderError,
+    StorageError,
+    TallystickError,
+    UsageMissing,
+)
 from tallystick.events import ProviderCallFailed
 from tallystick.identity import new_id
 from tallystick.metering.commands import CloseHold, InProgress, Placed, PlaceHold, Recorded, Replayed, SettleHold
@@ -104,7 +111,9 @@ class Attempt:
     flags: tuple[str, ...] = ()
 
 
-def call(engine: Engine, context: CallContext, estimate: Estimate, ask: Callable[[], Any]) -> Flow[MeteredResponse[Any]]:
+def call(
+    engine: Engine, context: CallContext, estimate: Estimate, ask: Callable[[], Any]
+) -> Flow[MeteredResponse[Any]]:
     """Hold, call the provider, settle. A stream is settled when it ends."""
     begun = yield from begin(engine, context, estimate)
     if isinstance(begun, Settlement):
@@ -209,8 +218,8 @@ def settle_or_estimate(
 ) -> Flow[Settlement]:
     """Settle with a usage, or where there is none with the estimate.
 
-    The call happened, so it is recorded in any case; with `on_missing_usage = "error"`, or a provider class that failed,
-    the error is raised after that.
+    The call happened, so it is recorded in any case; with `on_missing_usage = "error"`, or a provider class that
+    failed, the error is raised after that.
     """
     if usage is not None:
         return (yield from settle(engine, attempt, usage, response=response, flags=flags))
@@ -296,4 +305,3 @@ def _require_same_usage(attempt: Attempt, first: Settlement, usage: ProviderUsag
     ):
         if before != now:
             raise IdempotencyConflict(attempt.context.idempotency_key or attempt.hold.id, field, before, now)
-

@@ -23,14 +23,14 @@ from tallystick.identity import new_id
 from tallystick.limits.decision import Admission, Overage, Refusal, Standing, admit, overage, refusal_message, resets_at
 from tallystick.money import CurrencyRates, Money, ceil_div, round_half_even
 from tallystick.plans.terms import InForce, Terms
-from tallystick.storage.statements import EVENT_COLUMNS
+from tallystick.storage.database import claims_text
 from tallystick.storage.workspace import Claim, Counter, CounterKey, HoldRow, KeyRow, MoreNeeded, RollupKey, Workspace
 
 __all__ = [
     "CloseHold",
     "InProgress",
-    "Placed",
     "PlaceHold",
+    "Placed",
     "RecordUsage",
     "Recorded",
     "Replayed",
@@ -197,7 +197,7 @@ class PlaceHold:
         )
 
     def _cost_in(self, in_force: InForce) -> int:
-        """Return the cost estimate in the account's currency, rounded up; 0 where none can be made and none is needed."""
+        """Return the cost estimate in the account's currency, rounded up; 0 where none can be made or is needed."""
         if self.cost is None:
             return 0
         try:
@@ -238,7 +238,7 @@ class PlaceHold:
             hold.id,
             hold.billable,
             "open",
-            json.dumps(hold.claims, separators=(",", ":")),
+            claims_text(hold.claims),
             self.provider,
             self.model,
             self.feature,
@@ -254,7 +254,7 @@ class PlaceHold:
 
 @dataclass(frozen=True, slots=True)
 class SettleHold:
-    """Record what a call used and let go of what it held. A hold that ran out or was voided is recorded all the same."""
+    """Record what a call used and let go of what it held. After the hold ran out or was voided it is recorded too."""
 
     hold: HoldRow
     facts: UsageFacts
@@ -550,14 +550,6 @@ def _event_row(
         facts.occurred_at,
         facts.recorded_at,
     )
-
-
-# The row above is positional; a column added to the table must be added there.
-assert EVENT_COLUMNS == tuple(  # noqa: S101  # a mistake of this module, found when it is imported
-    "id billable user_id tenant_id provider model feature resource_type quantity input_tokens output_tokens total_tokens "
-    "usage input_cost output_cost total_cost currency price billing_mode period period_start subscription_id "
-    "plan_version_id hold_id idempotency_key corrects_event_id flags metadata occurred_at recorded_at".split()
-)
 
 
 def _add_to_rollups(

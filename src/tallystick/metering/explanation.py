@@ -97,7 +97,9 @@ class Explanation:
         event = self.event
         what = " ".join(part for part in (event.provider, event.model) if part) or event.resource_type
         text = [f"{event.id}: {event.billable} used {what} at {event.occurred_at:%Y-%m-%d %H:%M:%S} UTC."]
-        text += [f"  {line.quantity:,} {line.unit} × {line.rate:f} / {line.per:,} = {line.amount:f}" for line in self.lines]
+        text += [
+            f"  {line.quantity:,} {line.unit} × {line.rate:f} / {line.per:,} = {line.amount:f}" for line in self.lines
+        ]
         if self.cost is None:
             text.append("  No price was known. Price it with reprice.")
         else:

@@ -30,6 +30,7 @@ MANUAL = "manual"
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _KEY_LENGTH_MAX = 255
+_PLAIN_USAGE = frozenset({"input_tokens", "output_tokens"})
 
 Response = TypeVar("Response")
 
@@ -231,9 +232,7 @@ class Meter(_MeterBuilder):
         estimate = self._estimate(context, self._engine.now())
         return run(call(self._engine, context, estimate, function), self._engine.lane)
 
-    def hold(
-        self, tokens: int | None = None, cost: Money | None = None, *, ttl_seconds: int | None = None
-    ) -> Hold:
+    def hold(self, tokens: int | None = None, cost: Money | None = None, *, ttl_seconds: int | None = None) -> Hold:
         """Place a hold, for use that does not fit into one function. Settle or void it; `with` voids what is left open.
 
         `ttl_seconds` replaces `holds.ttl_seconds` for a call that takes longer. Raises what `call` raises.
@@ -248,7 +247,9 @@ class Meter(_MeterBuilder):
 class AsyncMeter(_MeterBuilder):
     """Builds and makes metered calls on asyncio. The methods of `Meter`, awaited where they wait."""
 
-    async def call(self, function: Callable[[], Awaitable[Response]] | Callable[[], Response]) -> MeteredResponse[Response]:
+    async def call(
+        self, function: Callable[[], Awaitable[Response]] | Callable[[], Response]
+    ) -> MeteredResponse[Response]:
         """Call the provider through `function`, which may return an awaitable, metered: hold, call, settle.
 
         As `Meter.call`; the loop is never blocked, and no thread is held while the provider works.
@@ -315,6 +316,8 @@ def checked_billing_mode(mode: str) -> str:
 
 def manual_usage(stated: Mapping[str, Any]) -> ProviderUsage:
     """Return the usage that keywords state, or say which keyword is not known."""
+    if stated.keys() <= _PLAIN_USAGE:
+        return ProviderUsage(**stated)
     try:
         return ProviderUsage.manual(**stated)
     except TypeError as error:

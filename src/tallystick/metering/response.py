@@ -33,7 +33,16 @@ class Settlement:
     A replay carries the first settlement again, with `replayed` set; its event and its numbers are the first ones.
     """
 
-    __slots__ = ("_approaching_percentage", "_check", "_event", "in_force", "overage_amount", "replayed", "row", "standing")
+    __slots__ = (
+        "_approaching_percentage",
+        "_check",
+        "_event",
+        "in_force",
+        "overage_amount",
+        "replayed",
+        "row",
+        "standing",
+    )
 
     def __init__(
         self,

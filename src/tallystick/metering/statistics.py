@@ -74,7 +74,7 @@ class UsageGroup:
 
 @dataclass(frozen=True, slots=True)
 class UsageStatistics:
-    """What was used in `[start, end)`, in all and by what it was. Groups are ordered by cost, then tokens, then name."""
+    """What was used in `[start, end)`, in all and by what it was. Groups are in order of cost, tokens, name."""
 
     billable: str | None
     start: datetime | None
@@ -151,7 +151,9 @@ def time_series(engine: Engine, wanted: UsageFilter, interval: str) -> list[Time
     period = rule.at(from_micros(first))
     while period.bounds_micros[0] < last:
         if len(points) >= _POINTS_MAX:
-            raise InvalidInput("interval", interval, f"The range has more than {_POINTS_MAX} of these; take a longer one.")
+            raise InvalidInput(
+                "interval", interval, f"The range has more than {_POINTS_MAX} of these; take a longer one."
+            )
         start, end = period.bounds_micros
         totals = _totals(by_start.get(start, ()), engine.settings.billing.currency)
         points.append(TimeSeriesPoint(from_micros(start), from_micros(end), period.label, totals))
@@ -167,7 +169,11 @@ def _rows(
 ) -> list[Any]:
     rows: list[Any] = []
     for source, start, end in _pieces(engine, wanted, hours_only=hours_only):
-        query = _events_sums(wanted, start, end) if source == "events" else _rollup_sums(source, wanted, start, end, by_time)
+        query = (
+            _events_sums(wanted, start, end)
+            if source == "events"
+            else _rollup_sums(source, wanted, start, end, by_time)
+        )
         rows += connection.execute(query).all()
     return rows
 

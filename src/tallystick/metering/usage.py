@@ -116,7 +116,7 @@ class Usage:
             }
         )
 
-    def record(self, **record: Any) -> UsageEvent:
+    def record(self, /, **record: Any) -> UsageEvent:
         """Record one use with the fields of `record_batch`, and return its event.
 
         Raises:
@@ -182,7 +182,7 @@ class Usage:
         interval: str = "day",
         resource_type: str | None = None,
     ) -> list[TimeSeriesPoint]:
-        """Sum up what was used by "hour", "day", "week" or "month" of the account's time zone, gaps filled with zeros."""
+        """Sum up what was used by "hour", "day", "week" or "month" of the account's zone, gaps filled with zeros."""
         return time_series(self._engine, self._filter(billable, start, end, resource_type), interval)
 
     def events(
@@ -290,7 +290,9 @@ class Usage:
     def _record(self, record: Mapping[str, Any]) -> UsageEvent:
         answer = self._engine.lane.run(self._command(record))
         if isinstance(answer, InProgress):
-            raise InvalidInput("idempotency_key", record.get("idempotency_key"), "A call in flight holds it; retry later.")
+            raise InvalidInput(
+                "idempotency_key", record.get("idempotency_key"), "A call in flight holds it; retry later."
+            )
         if isinstance(answer, Replayed):
             return self.get(answer.event_id)
         self._engine.announce(answer)

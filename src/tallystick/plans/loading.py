@@ -67,9 +67,9 @@ def _subscriptions_query() -> Any:
 
 
 def _with_plan(query: Any) -> Any:
-    return query.join(
-        tables.plan_versions, tables.plan_versions.c.id == tables.subscriptions.c.plan_version_id
-    ).join(tables.plans, tables.plans.c.id == tables.plan_versions.c.plan_id)
+    return query.join(tables.plan_versions, tables.plan_versions.c.id == tables.subscriptions.c.plan_version_id).join(
+        tables.plans, tables.plans.c.id == tables.plan_versions.c.plan_id
+    )
 
 
 def _plan_columns() -> list[Any]:

@@ -67,7 +67,9 @@ class Plans:
             currency=currency,
         )
         if not isinstance(slug, str) or not _SLUG.fullmatch(slug):
-            raise InvalidInput("slug", slug, "Use lower-case letters, digits, `-`, `_` and `.`, a letter or digit first.")
+            raise InvalidInput(
+                "slug", slug, "Use lower-case letters, digits, `-`, `_` and `.`, a letter or digit first."
+            )
         now = self._engine.now()
         plan_id = new_id("pln")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, update
 
 from tallystick.errors import Conflict, InvalidInput, NotFound
 from tallystick.events import Event, SubscriptionCancelled, SubscriptionCreated
@@ -51,7 +51,9 @@ class Subscriptions:
         """
         reference = billable_reference(billable, self._engine.billable_resolver)
         if billing_mode not in set(BillingMode):
-            raise InvalidInput("billing_mode", billing_mode, f"Use {' or '.join(repr(str(one)) for one in BillingMode)}.")
+            raise InvalidInput(
+                "billing_mode", billing_mode, f"Use {' or '.join(repr(str(one)) for one in BillingMode)}."
+            )
         now = self._engine.now()
         start = self._engine.instant(started_at, field="started_at")
         trial_end = None if trial_ends_at is None else self._engine.instant(trial_ends_at, field="trial_ends_at")

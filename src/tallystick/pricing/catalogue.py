@@ -70,7 +70,7 @@ class CatalogueModel:
 
 
 class Catalogue:
-    """The bundled catalogue. Its data is imported on first use: it takes a quarter of a second and 30 MB."""
+    """The bundled catalogue. Its data is imported on first use: it takes a tenth of a second and 26 MB."""
 
     def canonical(self, provider: str) -> str | None:
         """Return the catalogue's id of a provider ("google" for "gemini" or "vertex"), or None when it has none."""

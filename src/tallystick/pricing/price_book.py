@@ -54,7 +54,7 @@ class Pricing:
         self._currency_rates = rates or CurrencyRates({})
         self._currency = Money(0, currency).currency if currency is not None else None
         self._catalogue = Catalogue()
-        self._windows: dict[tuple[str, str, str | None], _Window] = {}
+        self._windows: dict[tuple[str, str, str | None, str | None], _Window] = {}
 
     def usage(self, response: object, provider: str, model: str | None = None) -> ProviderUsage | None:
         """Return what a response used, or None when it carries no usage.
@@ -64,39 +64,44 @@ class Pricing:
         """
         return self._providers.extract(response, provider, model)
 
-    def cost(self, usage: ProviderUsage, provider: str, model: str | None, at: datetime) -> Cost:
+    def cost(
+        self, usage: ProviderUsage, provider: str, model: str | None, at: datetime, currency: str | None = None
+    ) -> Cost:
         """Return what a usage costs at an instant. A usage that states its own cost is taken at its word.
 
         `model` is what was asked for; where no price is known by that name (a deployment at Azure has any name), the
-        model that the response reported is tried.
+        model that the response reported is tried. With a `currency` the exact cost is exchanged before it is rounded.
 
         Raises:
             UnknownPrice: when no price is known. It is never taken for zero.
             CurrencyMismatch: when the price is in another currency and no exchange rate is set.
         """
         if usage.total_cost is not None:
-            return Cost.stated(usage, self._currency, self._currency_rates)
-        rate = self.find(provider, model, at, usage.service_tier) if model else None
+            return Cost.stated(usage, currency or self._currency, self._currency_rates)
+        rate = self.find(provider, model, at, usage.service_tier, currency) if model else None
         if rate is None and usage.model and usage.model != model:
-            rate = self.find(provider, usage.model, at, usage.service_tier)
+            rate = self.find(provider, usage.model, at, usage.service_tier, currency)
         if rate is None:
             raise UnknownPrice(provider, model or usage.model)
         return rate.cost(usage)
 
-    def find(self, provider: str, model: str, at: datetime, service_tier: str | None = None) -> Rate | None:
+    def find(
+        self, provider: str, model: str, at: datetime, service_tier: str | None = None, currency: str | None = None
+    ) -> Rate | None:
         """Return the price of a model that is in force at an instant for a tier (batch, flex, ...), or None.
 
         A tier without a price of its own has the standard one.
 
         Raises:
             InvalidInput: when `at` has no time zone.
+            CurrencyMismatch: when the price is in another currency and no exchange rate is set.
         """
-        key = (provider, model, service_tier)
+        key = (provider, model, service_tier, currency)
         window = self._windows.get(key)
         if at.tzinfo is None:
             raise InvalidInput("at", at, "Give an aware datetime, such as datetime.now(UTC).")
         if window is None or not window.start <= at < window.end:
-            window = self._window(provider, model, at, service_tier)
+            window = self._window(provider, model, at, service_tier, currency)
             if len(self._windows) >= _CACHE_MAX:
                 self._windows.clear()
             self._windows[key] = window
@@ -131,7 +136,9 @@ class Pricing:
             raise UnknownPrice(provider, model)
         return rate
 
-    def _window(self, provider: str, model: str, at: datetime, service_tier: str | None) -> _Window:
+    def _window(
+        self, provider: str, model: str, at: datetime, service_tier: str | None, currency: str | None
+    ) -> _Window:
         boundaries: list[datetime] = []
         named = model.lower()
         overrides = [
@@ -156,9 +163,8 @@ class Pricing:
         end = min((instant for instant in boundaries if instant > at), default=_END)
         if tariff is None:
             return _Window(start, end, None)
-        currency = self._currency or tariff.currency
-        exchange_rate = self._currency_rates.rate(tariff.currency, currency)
-        return _Window(start, end, Rate(tariff, currency, exchange_rate))
+        wanted = currency or self._currency or tariff.currency
+        return _Window(start, end, Rate(tariff, wanted, self._currency_rates.rate(tariff.currency, wanted)))
 
     def _is_same_provider(self, left: str, right: str) -> bool:
         if left.lower() == right.lower():

@@ -8,7 +8,7 @@ from math import lcm
 from typing import TYPE_CHECKING
 
 from tallystick.errors import UnknownPrice
-from tallystick.money import NANOS, ceil_div, round_half_even
+from tallystick.money import NANOS, Money, ceil_div, round_half_even
 from tallystick.pricing.cost import Charge, Cost
 from tallystick.providers.classes import disjoint_cells
 from tallystick.providers.units import INPUT, OUTPUT, TOKEN_UNITS, Unit
@@ -85,6 +85,9 @@ class Rate:
     Decimals of 28 digits: its values are sums of a dozen products that need fewer digits than that, so nothing is lost
     before the rounding, and both round to the same nano. (Where `per` is 3,600 its quotient is cut at the 28th digit,
     far below a nano; only an exact tie could then round differently, and seconds at such a rate make none.)
+
+    `dearest_nanos_per_million` is the most that a million tokens of any class cost over all tiers of size, and
+    `request_nanos` what a request costs beside them, both rounded up.
     """
 
     __slots__ = (
@@ -101,12 +104,14 @@ class Rate:
         "_units",
         "_wholes",
         "currency",
+        "dearest_nanos_per_million",
+        "request_nanos",
         "tariff",
     )
 
     def __init__(self, tariff: Tariff, currency: str | None = None, exchange_rate: Decimal | None = None) -> None:
         self.tariff = tariff
-        self.currency = currency or tariff.currency
+        self.currency = Money(0, currency).currency if currency is not None else tariff.currency
         self._exchange_rate = exchange_rate if self.currency != tariff.currency else None
         units = tuple(price.unit for price in tariff.prices)
         self._units = units
@@ -123,6 +128,10 @@ class Rate:
         self._relevant_counts = frozenset(unit.key for unit in units if not unit.is_tokens) - {"requests"}
         self._cell_prices = {key: _most_specific(unit, units) for key, unit in TOKEN_UNITS.items()}
         self._denominator, self._bands = self._compiled_bands()
+        tokens = [index for index, unit in enumerate(units) if unit.is_tokens]
+        dearest = max((band.numerators[index] for band in self._bands for index in tokens), default=0)
+        self.dearest_nanos_per_million = ceil_div(dearest * _MILLION, self._denominator)
+        self.request_nanos = ceil_div(max(band.request for band in self._bands), self._denominator)
 
     @property
     def source(self) -> str:
@@ -136,18 +145,6 @@ class Rate:
     def is_free(self) -> bool:
         """Whether every price is zero: a known price, unlike a missing one."""
         return not any(any(band.numerators) for band in self._bands)
-
-    @property
-    def dearest_nanos_per_million(self) -> int:
-        """The dearest price that a token of any class may have, over all tiers, for a million of them, rounded up."""
-        tokens = [index for index, unit in enumerate(self._units) if unit.is_tokens]
-        dearest = max((band.numerators[index] for band in self._bands for index in tokens), default=0)
-        return ceil_div(dearest * _MILLION, self._denominator)
-
-    @property
-    def request_nanos(self) -> int:
-        """What a request costs beside its tokens, rounded up."""
-        return ceil_div(max(band.request for band in self._bands), self._denominator)
 
     def cost(self, usage: ProviderUsage) -> Cost:
         """Return what a usage costs, by this price; a cost that the usage states itself is not looked at.

@@ -15,9 +15,34 @@ __all__ = ["read_anthropic"]
 def read_anthropic(usage: Body, body: Body, provider: str) -> ProviderUsage:  # noqa: ARG001 - all readers are called alike
     """Read a message. The input total is the sum of its three disjoint parts.
 
-    What a tool or a compaction used of another model stands in `usage.iterations` only; it is not part of this call's
-    model and is not read here.
+    A compaction of the context stands in `usage.iterations` only and is added. What an advisor of another model used
+    stands there as well; it is not part of this call's model and is not read.
     """
+    input_tokens, output_tokens, breakdown = _read_parts(usage)
+    iterations = usage.get("iterations")
+    for iteration in iterations if isinstance(iterations, list) else ():
+        fields = fields_of(iteration)
+        if fields.get("type") == "compaction":
+            more_input, more_output, parts = _read_parts(fields)
+            input_tokens += more_input
+            output_tokens += more_output
+            for key, tokens in parts.items():
+                breakdown[key] = breakdown.get(key, 0) + tokens
+    tools = usage.get("server_tool_use")
+    searches = count_of(fields_of(tools).get("web_search_requests")) if tools else 0
+    return reported_usage(
+        body,
+        input_tokens,
+        output_tokens,
+        breakdown,
+        {"web_searches": searches} if searches else None,
+        # The fast mode is priced like a tier; its `service_tier` says "standard" all the same.
+        tier="fast" if usage.get("speed") == "fast" else usage.get("service_tier"),
+    )
+
+
+def _read_parts(usage: Body) -> tuple[int, int, dict[str, int]]:
+    """Return input, output and the breakdown of a message or of one iteration of it."""
     cache_read = count_of(usage.get("cache_read_input_tokens"))
     cache_write = count_of(usage.get("cache_creation_input_tokens"))
     breakdown: dict[str, int] = {}
@@ -40,14 +65,5 @@ def read_anthropic(usage: Body, body: Body, provider: str) -> ProviderUsage:  # 
         thinking = count_of(fields_of(details).get("thinking_tokens"))
         if thinking:
             breakdown["output_reasoning_tokens"] = thinking
-    tools = usage.get("server_tool_use")
-    searches = count_of(fields_of(tools).get("web_search_requests")) if tools else 0
-    return reported_usage(
-        body,
-        count_of(usage.get("input_tokens")) + cache_read + cache_write,
-        count_of(usage.get("output_tokens")),
-        breakdown,
-        {"web_searches": searches} if searches else None,
-        # The fast mode is priced like a tier; its `service_tier` says "standard" all the same.
-        tier="fast" if usage.get("speed") == "fast" else usage.get("service_tier"),
-    )
+    input_tokens = count_of(usage.get("input_tokens")) + cache_read + cache_write
+    return input_tokens, count_of(usage.get("output_tokens")), breakdown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tallystick.providers.body import Body, count_of, fields_of, reported_usage
+from tallystick.providers.body import Body, count_of, fields_of, reported_usage, text_of
 
 if TYPE_CHECKING:
     from tallystick.providers.usage import ProviderUsage
@@ -25,7 +25,7 @@ def read_bedrock(usage: Body, body: Body, provider: str) -> ProviderUsage:  # no
     details = usage.get("cacheDetails")
     for detail in details if isinstance(details, list) else ():
         fields = fields_of(detail)
-        key = _WRITE_KEYS.get(fields.get("ttl", ""))
+        key = _WRITE_KEYS.get(text_of(fields.get("ttl")) or "")
         tokens = count_of(fields.get("inputTokens"))
         if key and tokens:
             breakdown[key] = breakdown.get(key, 0) + tokens

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from inspect import iscoroutinefunction
-from math import isfinite
 from typing import Any
 
 from tallystick.providers.usage import ProviderUsage
@@ -15,6 +14,8 @@ __all__ = ["Body", "amount_of", "count_of", "fields_of", "read_details", "report
 Body = Mapping[str, Any]
 
 _EMPTY: Body = {}
+# Far more than any call uses, and its cost still fits the database: one broken response must not stop the writer.
+_COUNT_MAX = 10**12
 _OPAQUE = (str, bytes, bytearray, int, float, bool, list, tuple, set, frozenset, type(None))
 
 
@@ -52,10 +53,10 @@ def unwrapped(response: object) -> object:
 
 
 def count_of(value: object) -> int:
-    """Return a reported number of tokens; zero for what is absent, negative or not a whole number."""
+    """Return a reported number of tokens; zero for what is absent, negative, absurd or not a whole number."""
     if type(value) is int:
-        return max(0, value)
-    if isinstance(value, float) and isfinite(value) and value > 0 and value.is_integer():
+        return value if 0 < value <= _COUNT_MAX else 0
+    if isinstance(value, float) and 0 < value <= _COUNT_MAX and value.is_integer():
         return int(value)
     return 0
 
@@ -67,9 +68,9 @@ def amount_of(value: object) -> int | Decimal:
             value = float(value)
         except ValueError:
             return 0
-    if isinstance(value, float) and isfinite(value) and value > 0 and not value.is_integer():
+    if isinstance(value, float) and 0 < value <= _COUNT_MAX and not value.is_integer():
         return Decimal(repr(value))
-    if isinstance(value, Decimal) and value.is_finite() and value > 0:
+    if isinstance(value, Decimal) and value.is_finite() and 0 < value <= _COUNT_MAX:
         return value
     return count_of(value)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tallystick.providers.body import Body, amount_of, count_of, fields_of, read_details, reported_usage
+from tallystick.providers.body import Body, amount_of, count_of, fields_of, read_details, reported_usage, text_of
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -71,6 +71,7 @@ def read_responses(usage: Body, body: Body, provider: str) -> ProviderUsage:  # 
         count_of(usage.get("output_tokens")),
         breakdown,
         _read_counts(usage, body),
+        tier="batch" if body.get("object") == "batch" else None,
     )
 
 
@@ -86,7 +87,7 @@ def _read_counts(usage: Body, body: Body) -> dict[str, int | Decimal] | None:
     if type(output) is list:
         for item in output:
             fields = fields_of(item)
-            key = _TOOL_ITEMS.get(fields.get("type", ""))
+            key = _TOOL_ITEMS.get(text_of(fields.get("type")) or "")
             # Opening a found page is a web search call as well, but is not charged.
             if key and fields_of(fields.get("action")).get("type", "search") == "search":
                 counts[key] = counts.get(key, 0) + 1

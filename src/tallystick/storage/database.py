@@ -1,19 +1,21 @@
 """What the lane asks of a database: open a transaction on some billables, load rows, save rows, commit.
 
-Two implementations, one for each database. Everything between `start` and `save_and_commit` or `rollback` is one transaction.
+Two implementations, one for each database. Everything between `start` and `save_and_commit` or `rollback` is one
+transaction.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 from sqlalchemy import Connection
 
 from tallystick.storage.workspace import Claim, HoldRow, Workspace
 
-__all__ = ["Database", "Journal", "hold_from_row", "rows_to_save"]
+__all__ = ["Database", "Journal", "claims_text", "hold_from_row"]
 
 # Terms changes since a revision: [(revision, billable or None), ...]
 Journal = list[tuple[int, str | None]]
@@ -45,23 +47,26 @@ class Database(Protocol):
     def close(self) -> None: ...
 
 
+@lru_cache(maxsize=65_536)
+def claims_text(claims: tuple[Claim, ...]) -> str:
+    """Return claims as they are stored. Calls in flight claim much the same, so the texts repeat."""
+    return json.dumps(claims, separators=(",", ":"))
+
+
+@lru_cache(maxsize=65_536)
+def _claims(text: str) -> tuple[Claim, ...]:
+    return tuple(Claim(*claim) for claim in json.loads(text))
+
+
 def hold_from_row(row: tuple[str, str, str, str, int, str | None, str | None]) -> HoldRow:
+    """Read a hold from the columns that the lane selects."""
     hold_id, billable, status, claims, expires_at, idempotency_key, event_id = row
     return HoldRow(
         id=hold_id,
         billable=billable,
         status=status,
-        claims=tuple(Claim(*claim) for claim in json.loads(claims)),
+        claims=_claims(claims),
         expires_at=expires_at,
         idempotency_key=idempotency_key,
         event_id=event_id,
     )
-
-
-def rows_to_save(workspace: Workspace, source: str) -> list[tuple[object, ...]]:
-    """Return the rows of one kind of write, as tuples in the order of its columns."""
-    found: object = getattr(workspace, source)
-    if isinstance(found, dict):
-        return [(*key, *sums) for key, sums in found.items()]
-    rows: Iterable[tuple[object, ...]] = found() if callable(found) else found  # type: ignore[assignment]  # by SAVES
-    return list(rows)

@@ -17,11 +17,13 @@ from tallystick.storage.sqlite import SqliteDatabase
 if TYPE_CHECKING:
     from tallystick.settings import Settings
 
-__all__ = ["connect_lane", "is_sqlite_safe", "open_engine", "sqlite_module", "sqlite_version"]
+__all__ = ["connect_lane", "is_driver_error", "is_sqlite_safe", "open_engine", "sqlite_module", "sqlite_version"]
 
-# Before this version, several connections to one WAL database can, rarely, corrupt it (sqlite.org/wal.html, "WAL-reset").
+# Before this version, several connections to one WAL database can, rarely, corrupt it: the "WAL-reset bug" of its
+# documentation of WAL mode.
 _SQLITE_SAFE_VERSION = (3, 51, 3)
 _BUSY_TIMEOUT_SECONDS = 60
+_DRIVERS = frozenset({"psycopg", "pysqlite3", "sqlalchemy", "sqlite3"})
 
 
 def sqlite_module() -> ModuleType:
@@ -41,6 +43,11 @@ def sqlite_version() -> str:
 def is_sqlite_safe() -> bool:
     """Say whether the SQLite library is free of the WAL-reset bug."""
     return tuple(int(part) for part in sqlite_version().split(".")) >= _SQLITE_SAFE_VERSION
+
+
+def is_driver_error(error: BaseException) -> bool:
+    """Say whether the database or its driver raised it. By name, for a driver that is not used is not imported."""
+    return any(base.__module__.partition(".")[0] in _DRIVERS for base in type(error).__mro__)
 
 
 def open_engine(settings: Settings) -> Engine:

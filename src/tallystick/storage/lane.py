@@ -7,11 +7,11 @@ Callers from asyncio never block their loop: they queue, and a future answers th
 
 A batch is *load → decide → save*: rows of all its commands are loaded at once, each command decides in turn over them,
 all results are saved with one statement per table and committed once. Only then is anybody answered. A command that
-refuses (raises) harms no other. If the database refuses the batch as a whole, its commands run again one by one, so that
-only the one at fault fails.
+refuses (raises) harms no other. If the database refuses the batch as a whole, its commands run again one by one, so
+that only the one at fault fails.
 
-What an error says of a command: `StorageError`: nothing was recorded. `OutcomeUnknown`: the connection was lost while the
-commit was under way. In both cases the next command connects again.
+What an error says of a command: `StorageError`: nothing was recorded. `OutcomeUnknown`: the connection was lost while
+the commit was under way. In both cases the next command connects again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tallystick.errors import Closed, OutcomeUnknown, StorageError, TallystickError
+from tallystick.storage.engines import is_driver_error
 from tallystick.storage.workspace import MoreNeeded, Workspace
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Lane:
         _lanes.add(self)
 
     def _reset(self) -> None:
-        """Start with nothing: at birth, and in a forked child, whose parent's connection and waiters are not its own."""
+        """Start with nothing: at birth, and in a forked child, for what the parent had is not its own."""
         self._database: Database | None = None
         self._baton = threading.Lock()
         self._queue: deque[_Slot] = deque()
@@ -130,15 +131,17 @@ class Lane:
         """
         if self._baton.acquire(blocking=False):
             slot = _Slot(command)
+            batch: list[_Slot] = []
             try:
                 self._check_open()
                 batch = self._gathered(slot)
                 self._execute(batch)
             finally:
+                # Also when this caller is interrupted: others may be waiting for what it took along.
                 self._baton.release()
-            self._answer_others(batch, slot)
-            if self._queue:
-                self._wake_writer()
+                self._answer_others(batch, slot)
+                if self._queue:
+                    self._wake_writer()
             return slot.answer()  # type: ignore[return-value]  # a slot carries any command's result
         slot = _Slot(command, waits=True)
         self._enqueue(slot)
@@ -218,13 +221,12 @@ class Lane:
         # The writer clears the signal before it looks at the queue, so a signal that is still set has not been used up.
         if not self._work_waits.is_set():
             self._work_waits.set()
-        writer = self._writer
-        if writer is None or not writer.is_alive():
+        if self._writer is None:
             self._start_writer()
 
     def _start_writer(self) -> None:
         with self._writer_lock:
-            if self._writer is None or not self._writer.is_alive():
+            if self._writer is None:
                 self._writer = threading.Thread(target=self._write_forever, name="tallystick-lane", daemon=True)
                 self._writer.start()
 
@@ -248,6 +250,7 @@ class Lane:
                 if self._closing:
                     return
         except BaseException:
+            self._writer = None
             # Nobody may be left waiting for a thread that is gone. The batch in hand was answered with its own error.
             error = StorageError("The lane's writer stopped. Nothing of this command was recorded; send it again.")
             stranded = list(self._queue)
@@ -296,14 +299,15 @@ class Lane:
             self._recover(batch, error)
         except BaseException as error:
             self._abandon(error)
-            _fail(batch, lambda: _unknown(error))
+            for slot in batch:
+                slot.result, slot.error = None, _unknown(error)
             raise
 
     def _recover(self, batch: Sequence[_Slot], error: Exception) -> None:
         was_saving = self._is_saving
         if not self._abandon(error):
             if len(batch) == 1:
-                batch[0].error = error if isinstance(error, TallystickError) else _refused(error)
+                batch[0].error = _refused(error)
             else:
                 for slot in batch:
                     self._execute((slot,))
@@ -449,7 +453,10 @@ def _unknown(cause: BaseException) -> TallystickError:
     return error
 
 
-def _refused(cause: BaseException) -> TallystickError:
+def _refused(cause: Exception) -> Exception:
+    if not is_driver_error(cause):
+        # A mistake of the command's own code is shown as it is.
+        return cause
     error = StorageError(f"The database refused this command: {cause}. Nothing of it was recorded.")
     error.__cause__ = cause
     return error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from tallystick.storage.database import Journal, hold_from_row, rows_to_save
+from tallystick.storage.database import Journal, hold_from_row
 from tallystick.storage.statements import SAVES
 from tallystick.storage.workspace import Counter, CounterKey, KeyRow, Workspace
 
@@ -98,10 +98,10 @@ class PostgresDatabase:
 
     def save_and_commit(self, workspace: Workspace) -> None:
         with self._driver.pipeline(), self._driver.cursor() as cursor:
+            rows = workspace.rows()
             for source, sql in _SAVES:
-                rows = rows_to_save(workspace, source)
-                if rows:
-                    cursor.executemany(sql, rows)
+                if source in rows:
+                    cursor.executemany(sql, rows[source])
             cursor.execute("COMMIT")
 
     def rollback(self) -> None:

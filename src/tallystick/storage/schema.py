@@ -1,4 +1,4 @@
-"""The schema's versions: created at once on an empty database, migrated by Alembic on an older one, refused if newer."""
+"""The schema: created at once on an empty database, migrated by Alembic on an older one, refused if newer."""
 
 from __future__ import annotations
 

@@ -6,12 +6,13 @@ batch has read cannot change before it writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from tallystick.storage.database import Journal, hold_from_row, rows_to_save
+from tallystick.storage.database import Journal, hold_from_row
 from tallystick.storage.statements import SAVES
-from tallystick.storage.workspace import Counter, KeyRow, Workspace
+from tallystick.storage.workspace import Counter, CounterKey, KeyRow, Workspace
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -24,6 +25,17 @@ _COUNTER = (
     "SELECT used, held FROM counters WHERE billable = ? AND meter = ? AND scope = ? AND period = ? AND period_start = ?"
 )
 _HOLD = "SELECT id, billable, status, claims, expires_at, idempotency_key, event_id FROM holds"
+
+# Many rows are read by statements for fixed numbers of keys, so that each is compiled once and kept by the driver.
+_PORTIONS = (64, 8, 1)
+_COUNTERS = {
+    size: "WITH wanted (billable, meter, scope, period, period_start) AS "
+    f"(VALUES {', '.join(['(?, ?, ?, ?, ?)'] * size)}) "
+    "SELECT billable, meter, scope, period, period_start, used, held FROM wanted "
+    "JOIN counters USING (billable, meter, scope, period, period_start)"
+    for size in _PORTIONS
+}
+_HOLDS = {size: f"{_HOLD} WHERE id IN ({', '.join(['?'] * size)})" for size in _PORTIONS}
 _KEY = "SELECT fingerprint, hold_id, event_id, outcome FROM idempotency_keys WHERE billable = ? AND key = ?"
 
 
@@ -43,13 +55,10 @@ class SqliteDatabase:
 
     def load(self, workspace: Workspace) -> None:
         execute = self._cursor.execute
-        for counter_key in workspace.wanted_counters:
-            row = execute(_COUNTER, counter_key).fetchone()
-            workspace.counters[counter_key] = Counter(*row) if row else Counter()
-        for hold_id in workspace.wanted_holds:
-            row = execute(f"{_HOLD} WHERE id = ?", (hold_id,)).fetchone()
-            if row:
-                workspace.holds[hold_id] = hold_from_row(row)
+        self._load_counters(workspace)
+        for some in _portions(tuple(workspace.wanted_holds)):
+            for row in execute(_HOLDS[len(some)], some):
+                workspace.holds[row[0]] = hold_from_row(row)
         for billable, key in workspace.wanted_keys:
             row = execute(_KEY, (billable, key)).fetchone()
             workspace.keys[billable, key] = KeyRow(*row) if row else None
@@ -60,14 +69,25 @@ class SqliteDatabase:
             workspace.lapsed[billable] = [workspace.holds.setdefault(row[0], hold_from_row(row)) for row in rows]
         workspace.forget_wants()
 
+    def _load_counters(self, workspace: Workspace) -> None:
+        counters = workspace.counters
+        for some in _portions(tuple(workspace.wanted_counters)):
+            if len(some) == 1:
+                row = self._cursor.execute(_COUNTER, some[0]).fetchone()
+                counters[some[0]] = Counter(*row) if row else Counter()
+            else:
+                counters.update((key, Counter()) for key in some)
+                for row in self._cursor.execute(_COUNTERS[len(some)], tuple(chain.from_iterable(some))):
+                    counters[CounterKey(*row[:5])] = Counter(row[5], row[6])
+
     def load_terms(self, load: Callable[[Connection], None]) -> None:
         load(self._connection)
 
     def save_and_commit(self, workspace: Workspace) -> None:
+        rows = workspace.rows()
         for source, sql in _SAVES:
-            rows = rows_to_save(workspace, source)
-            if rows:
-                self._cursor.executemany(sql, rows)
+            if source in rows:
+                self._cursor.executemany(sql, rows[source])
         self._cursor.execute("COMMIT")
 
     def rollback(self) -> None:
@@ -85,3 +105,12 @@ class SqliteDatabase:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _portions(keys: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Cut keys into portions of the sizes that there are statements for."""
+    start = 0
+    for size in _PORTIONS:
+        while len(keys) - start >= size:
+            yield keys[start : start + size]
+            start += size

@@ -23,7 +23,7 @@ EVENT_COLUMNS = tuple(column.name for column in tables.usage_events.columns)
 class Save:
     """One set-based write: rows of `columns` into `table`, in the way of `on_conflict` or as an update by key.
 
-    `source` is the workspace's attribute or method that holds the rows.
+    `source` is the name of the rows in `Workspace.rows()`.
     """
 
     source: str
@@ -71,7 +71,7 @@ def _all(table: Table) -> tuple[str, ...]:
 # In this order: a row is written after the rows that it names.
 SAVES: tuple[Save, ...] = (
     Save("new_accounts", tables.accounts, _all(tables.accounts), ignore_existing=True),
-    Save("changed_counters", tables.counters, COUNTER_COLUMNS, replace=("used", "held")),
+    Save("counters", tables.counters, COUNTER_COLUMNS, replace=("used", "held")),
     Save("new_holds", tables.holds, _all(tables.holds)),
     Save("closed_holds", tables.holds, ("status", "event_id", "closed_at", "id"), update_by=("id",)),
     Save("events", tables.usage_events, EVENT_COLUMNS),

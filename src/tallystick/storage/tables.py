@@ -1,4 +1,4 @@
-"""Every table, described once: SQLAlchemy Core reads and creates them, the lane compiles its driver statements from them.
+"""Every table, described once: SQLAlchemy Core creates and reads them, the lane writes its statements from them.
 
 Conventions: instants are BIGINT microseconds since the epoch (`*_at`, `*_start`, `*_end`), money is BIGINT nanos of the
 currency beside it, quantities are BIGINT millionths, references are `type:id` text, ids are prefixed UUIDv7 text. The
@@ -249,7 +249,7 @@ usage_daily = _rollup("usage_daily")
 # Reports over everybody ask by day; the key above starts with the billable.
 Index("ix_usage_daily_bucket_start", usage_daily.c.bucket_start)
 
-# What was taken out of usage_events, as sums: events + removed = counters, always; and = rollups, where these were kept.
+# What was taken out of usage_events, as sums: events + removed = counters, always; and = rollups where they were kept.
 usage_removed = Table(
     "usage_removed",
     metadata,

@@ -17,8 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "Counter", "CounterKey", "HoldRow", "KeyRow", "MoreNeeded", "RollupKey", "Workspace"]
 
 
-class MoreNeeded(Exception):  # noqa: N818  # a signal to the lane, never seen by a caller
+class MoreNeeded(Exception):
     """A command found out while deciding that it needs more rows. It has said which; load them and ask it again."""
+
+
+_LISTS = (
+    "new_accounts",
+    "new_holds",
+    "closed_holds",
+    "events",
+    "overages",
+    "dropped_keys",
+    "new_keys",
+    "finished_keys",
+)
 
 
 class CounterKey(NamedTuple):
@@ -215,5 +227,17 @@ class Workspace:
                 for index, amount in enumerate(amounts):
                     sums[index] += amount
 
-    def changed_counters(self) -> list[tuple[object, ...]]:
-        return [(*key, counter.used, counter.held) for key, counter in self.counters.items() if counter.is_changed]
+    def rows(self) -> dict[str, list[tuple[object, ...]]]:
+        """Return everything to write, by the names of `statements.SAVES`; what there is nothing of is left out."""
+        found: dict[str, list[tuple[object, ...]]] = {}
+        for name in _LISTS:
+            rows = getattr(self, name)
+            if rows:
+                found[name] = rows
+        if self.hourly:
+            found["hourly"] = [(*key, *sums) for key, sums in self.hourly.items()]
+            found["daily"] = [(*key, *sums) for key, sums in self.daily.items()]
+        changed = [(*key, counter.used, counter.held) for key, counter in self.counters.items() if counter.is_changed]
+        if changed:
+            found["counters"] = changed
+        return found

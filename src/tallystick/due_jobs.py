@@ -52,7 +52,7 @@ def expire_holds(engine: Engine) -> int:
     expired = 0
     while True:
         rows = engine.read(lambda connection: connection.execute(query).all())
-        commands = [CloseHold(hold_from_row(tuple(row)), now, "expired") for row in rows]  # type: ignore[arg-type]  # the columns asked for
+        commands = [CloseHold(hold_from_row(tuple(row)), now, "expired") for row in rows]
         expired += sum(isinstance(answer, Voided) for answer in engine.lane.run_many(commands))
         if len(rows) < _PAGE:
             return expired

@@ -177,7 +177,7 @@ def _overage(engine: Engine, event_id: str) -> OverageShare | None:
     row = engine.read(lambda connection: connection.execute(query).first())
     if row is None:
         return None
-    values: Mapping[str, Any] = row._mapping
+    values: Mapping[str, Any] = dict(row._mapping)
     price = values["price_per_1k_tokens"]
     return OverageShare(
         id=values["id"],

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from tallystick.errors import InvalidInput
@@ -44,7 +45,7 @@ class MetadataPolicy:
             raise InvalidInput("metadata", f"{size} bytes", f"Give at most {self.bytes_max} bytes of JSON.")
         return encoded
 
-    def _mapping(self, values: Mapping[object, object], depth: int) -> dict[str, object]:
+    def _mapping(self, values: Mapping[Any, object], depth: int) -> dict[str, object]:
         if depth > _DEPTH_MAX:
             raise InvalidInput("metadata", "nested mapping", f"Nest at most {_DEPTH_MAX} levels.")
         cleaned: dict[str, object] = {}

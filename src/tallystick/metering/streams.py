@@ -49,7 +49,15 @@ if TYPE_CHECKING:
     from tallystick.metering.response import Settlement
     from tallystick.providers.protocol import UsageStream
 
-__all__ = ["CHARACTERS_PER_TOKEN", "StandIn", "StreamMeter", "metered_stream"]
+__all__ = [
+    "CHARACTERS_PER_TOKEN",
+    "StandIn",
+    "StreamMeter",
+    "carry_out_async",
+    "is_stream",
+    "metered_stream",
+    "quietly",
+]
 
 CHARACTERS_PER_TOKEN = 4
 """How long a token is taken to be where nobody counted: about right for English, too long for most other languages."""
@@ -178,8 +186,8 @@ class StreamMeter:
         if self._takes_the_end():
             yield from self._settle(is_whole=True)
 
-    def left(self, *, quietly: bool = False) -> Flow[None]:
-        """Settle a stream that its consumer left. `quietly` logs what goes wrong: another exception is on its way."""
+    def left(self, *, is_quiet: bool = False) -> Flow[None]:
+        """Settle a stream that its consumer left. `is_quiet` logs what goes wrong: another exception is on its way."""
         if not self._takes_the_end():
             return
         if not self._is_asked:
@@ -187,20 +195,20 @@ class StreamMeter:
             return
         is_whole = self._is_answered and self._reported() is not None
         settling = self._settle(is_whole=is_whole)
-        yield from self._quietly(settling) if quietly else settling
+        yield from self._logged(settling) if is_quiet else settling
 
     def failed(self, error: BaseException) -> Flow[None]:
         """Settle, or void, a stream that an exception ended, which is the consumer's to see. Never raises."""
         if not isinstance(error, Exception):
             # A cancellation is the consumer's: the provider went on working.
-            yield from self.left(quietly=True)
+            yield from self.left(is_quiet=True)
             return
         if not self._takes_the_end():
             return
         if self._chunks == 0:
-            yield from self._quietly(fail(self.engine, self._attempt, error))
+            yield from self._logged(fail(self.engine, self._attempt, error))
             return
-        yield from self._quietly(self._settle(is_whole=False))
+        yield from self._logged(self._settle(is_whole=False))
         self._announce(error)
 
     def _takes_the_end(self) -> bool:
@@ -228,13 +236,8 @@ class StreamMeter:
         if metered is not None:
             metered.finish(settlement)
 
-    def _quietly(self, flow: Flow[None]) -> Flow[None]:
-        try:
-            yield from flow
-        except Exception:
-            # The exception on its way is the one that the application is to see.
-            hold_id = self._attempt.hold.id
-            self.engine.logger.warning("The stream of hold %s ended, and settling it failed.", hold_id, exc_info=True)
+    def _logged(self, flow: Flow[None]) -> Flow[None]:
+        return quietly(self.engine, self._attempt, flow)
 
     def _announce(self, error: Exception) -> None:
         engine, context = self.engine, self._attempt.context
@@ -304,6 +307,25 @@ class StreamMeter:
         return problem
 
 
+def quietly(engine: Engine, attempt: Attempt, flow: Flow[None]) -> Flow[None]:
+    """Carry out a settlement, and log what goes wrong: another exception is on its way to the application."""
+    try:
+        yield from flow
+    except Exception:
+        engine.logger.warning("The answer of hold %s ended, and settling it failed.", attempt.hold.id, exc_info=True)
+
+
+async def carry_out_async(flow: Flow[None], engine: Engine) -> None:
+    """Carry a settlement out in a task of its own: a consumer that is cancelled, and again, does not break it off."""
+    task = asyncio.ensure_future(run_async(flow, engine.lane))
+    _settling.add(task)
+    task.add_done_callback(_settling.discard)
+    await asyncio.shield(task)
+
+
+_settling: set[asyncio.Future[None]] = set()
+
+
 def _characters_of(value: object, depth: int = 0) -> int:
     """Return the length of a chunk's text. The text is looked at and left where it is."""
     if isinstance(value, str):
@@ -369,11 +391,7 @@ class _Metered(StandIn):
         run(flow, self._meter.engine.lane)
 
     async def _carry_out_async(self, flow: Flow[None]) -> None:
-        # In a task of its own: a cancelled consumer, and each await in it, must not break the settlement off.
-        task = asyncio.ensure_future(run_async(flow, self._meter.engine.lane))
-        _settling.add(task)
-        task.add_done_callback(_settling.discard)
-        await asyncio.shield(task)
+        await carry_out_async(flow, self._meter.engine)
 
     def __del__(self) -> None:
         # Whatever is gone already, at the end of the process or of a failed `__init__`, cannot be put right here.
@@ -421,7 +439,7 @@ class MeteredStream(_Metered):
                 return self._original.__exit__(*exception)
             return self._close_original()
         finally:
-            self._carry_out(self._meter.left(quietly=exception[0] is not None))
+            self._carry_out(self._meter.left(is_quiet=exception[0] is not None))
 
     def close(self) -> Any:
         """Close the stream. What passed by until now is settled."""
@@ -482,7 +500,7 @@ class AsyncMeteredStream(_Metered):
                 return await self._original.__aexit__(*exception)
             return await self._close_original_async()
         finally:
-            await self._carry_out_async(self._meter.left(quietly=exception[0] is not None))
+            await self._carry_out_async(self._meter.left(is_quiet=exception[0] is not None))
 
     async def close(self) -> Any:
         """Close the stream. What passed by until now is settled."""
@@ -545,7 +563,7 @@ class MeteredManager(_Metered):
                 self._opened.read_usage_chunk()
             return self._original.__exit__(*exception)
         finally:
-            self._carry_out(self._meter.left(quietly=exception[0] is not None))
+            self._carry_out(self._meter.left(is_quiet=exception[0] is not None))
 
 
 class AsyncMeteredManager(_Metered):
@@ -572,7 +590,7 @@ class AsyncMeteredManager(_Metered):
                 await self._opened.read_usage_chunk_async(exception[0])
             return await self._original.__aexit__(*exception)
         finally:
-            await self._carry_out_async(self._meter.left(quietly=exception[0] is not None))
+            await self._carry_out_async(self._meter.left(is_quiet=exception[0] is not None))
 
 
 # -- telling what a response is ---------------------------------------------------------------------------------------
@@ -580,17 +598,18 @@ class AsyncMeteredManager(_Metered):
 
 def _stand_in_for(response: Any) -> Callable[[Any, StreamMeter], Any] | None:
     """Return what makes the stand-in of a response; None where it is no stream and opens none."""
-    if _is_stream(response):
+    if is_stream(response):
         return _stream
     kind = type(response)
-    if kind is dict and _is_stream(response.get("stream")):
+    if kind is dict and is_stream(response.get("stream")):
         return _event_stream
     if kind.__name__.endswith("StreamManager"):
         return AsyncMeteredManager if hasattr(kind, "__aenter__") else MeteredManager
     return None
 
 
-def _is_stream(response: Any) -> bool:
+def is_stream(response: Any) -> bool:
+    """Say whether a response is read with `for` or `async for`, chunk by chunk and once."""
     return any(_colours(response))
 
 
@@ -626,7 +645,7 @@ def _opened(stream: Any, meter: StreamMeter) -> tuple[Any, Any]:
     which all end at the raw stream that it keeps. So it stays itself, over a stand-in of that.
     """
     raw = getattr(stream, "_raw_stream", None)
-    if _is_stream(raw):
+    if is_stream(raw):
         seen = _metered(raw, meter)
         stream._raw_stream = seen
         return stream, seen
@@ -677,12 +696,11 @@ class _Forgotten:
         while True:
             meter = self._meters.get()
             with suppress(Exception):
-                run(meter.left(quietly=True), meter.engine.lane)
+                run(meter.left(is_quiet=True), meter.engine.lane)
             # Not until the next one comes: the meter holds its engine.
             del meter
 
 
 _forgotten = _Forgotten()
-_settling: set[asyncio.Future[None]] = set()
 
 os.register_at_fork(after_in_child=_forgotten.reset)

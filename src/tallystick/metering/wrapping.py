@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, is_dataclass, replace
-from functools import cache, reduce
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, is_dataclass
+from functools import cache, lru_cache, reduce
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tallystick.errors import Conflict, InvalidInput
-from tallystick.metering.call import CallContext, Estimate, begin, fail, settle_response
+from tallystick.metering.call import begin, fail, settle_or_estimate, settle_response
 from tallystick.metering.flow import Ask, run, run_async
 from tallystick.metering.meter import Meter, checked_tokens
 from tallystick.metering.response import Settlement
-from tallystick.metering.streams import CHARACTERS_PER_TOKEN, StandIn, metered_stream
+from tallystick.metering.streams import (
+    CHARACTERS_PER_TOKEN,
+    StandIn,
+    carry_out_async,
+    is_stream,
+    metered_stream,
+    quietly,
+)
 from tallystick.money import ceil_div
 from tallystick.period import from_micros
 from tallystick.providers.body import fields_of
@@ -28,7 +36,7 @@ from tallystick.providers.request import requested_model, requested_output_token
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
-    from tallystick.metering.call import Attempt
+    from tallystick.metering.call import Attempt, CallContext, Estimate
     from tallystick.metering.flow import Flow
 
 __all__ = ["ResponseGone", "wrap"]
@@ -46,8 +54,8 @@ class ResponseGone(Conflict):
 
     def __init__(self, key: str, usage_event_id: str) -> None:
         super().__init__(
-            f"The call with idempotency key {key!r} was made and recorded as {usage_event_id}; its response is no longer "
-            "here. Use a new key to ask again."
+            f"The call with idempotency key {key!r} was made and recorded as {usage_event_id}; its response is gone. "
+            "Use a new key to ask again."
         )
         self.key = key
         self.usage_event_id = usage_event_id
@@ -86,6 +94,7 @@ _METHODS: Mapping[str, _Method] = {
     "models.generate_content_stream": _COMPLETION,
     "models.embed_content": _EMBEDDING,
     "chats.create": _Method(makes_chat=True),
+    "interactions.create": _COMPLETION,
     # Mistral, which names its asynchronous methods apart; `embeddings.create` is above.
     **{
         f"{namespace}.{name}{colour}": _COMPLETION
@@ -97,6 +106,7 @@ _METHODS: Mapping[str, _Method] = {
         for name in names
         for colour in ("", "_async")
     },
+    "responses.create_async": _COMPLETION,
     "embeddings.create_async": _EMBEDDING,
 }
 _NAMESPACES = frozenset(
@@ -104,11 +114,18 @@ _NAMESPACES = frozenset(
 )
 _SAME_PLACE = ("aio", "beta")
 _RAW, _STREAMED = "with_raw_response", "with_streaming_response"
-_COPIES = ("with_options", "copy")
+_COPIES = ("with_options", "with_middleware", "copy")
 
 # The SDKs by the module of their client, and the provider that they call unless told otherwise.
 _SDKS = {"openai": "openai", "anthropic": "anthropic", "google": "google", "mistralai": "mistral", "groq": "groq"}
-_HOSTED = (("Azure", "azure"), ("Foundry", "azure"), ("Bedrock", "aws"), ("AWS", "aws"), ("Vertex", "google"), ("GoogleCloud", "google"))
+_HOSTED = (
+    ("Azure", "azure"),
+    ("Foundry", "azure"),
+    ("Bedrock", "aws"),
+    ("AWS", "aws"),
+    ("Vertex", "google"),
+    ("GoogleCloud", "google"),
+)
 
 # What a request says to the model, and what in it is no text: images and files, as data or as links.
 _CONTENT = ("messages", "input", "inputs", "prompt", "suffix", "contents", "system", "instructions", "tools")
@@ -229,7 +246,7 @@ def _provider_at(address: str) -> str | None:
 
 @cache
 def _addresses() -> tuple[tuple[str, str], ...]:
-    from genai_prices.data import providers  # noqa: PLC0415  # large, and most clients do without it
+    from genai_prices.data import providers  # large, and most clients do without it
 
     return tuple((provider.id, provider.api_pattern) for provider in providers)
 
@@ -331,7 +348,7 @@ class _MeteredMethod:
         return await run_async(self._request(args, kwargs).answer(), self._wrapping.engine.lane)
 
     def opens_stream(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the context manager of a stream. On entering, not before, the hold is placed and the provider called."""
+        """Return the context manager of a stream. Entering it, and nothing before, holds and calls the provider."""
         return _Opening(self._request(args, kwargs))
 
     def opens_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -403,18 +420,43 @@ def _split(kwargs: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]
 
 
 def _takes_stream_options(method: Callable[..., Any]) -> bool:
-    """Say whether a method of OpenAI's chat, or one like it, can be asked for the usage of a stream.
-
-    OpenAI's Responses have options of that name too, and report their usage without being asked.
-    """
-    function = inspect.unwrap(getattr(method, "__func__", method))
-    return _parameters_of(function)
+    """Say whether a method is of OpenAI's chat, or one like it, and can be asked for the usage of a stream."""
+    function = inspect.unwrap(method)
+    return _has_stream_options(getattr(function, "__func__", function))
 
 
-@cache
-def _parameters_of(function: Callable[..., Any]) -> bool:
-    names = inspect.signature(function).parameters.keys()
-    return "stream_options" in names and not names & {"input", "previous_response_id"}
+@lru_cache(maxsize=256)
+def _has_stream_options(function: Callable[..., Any]) -> bool:
+    try:
+        names = inspect.signature(function).parameters.keys()
+    except (TypeError, ValueError):
+        return False
+    # OpenAI's Responses have other options of that name, and report their usage without being asked.
+    return "stream_options" in names and "input" not in names
+
+
+def _characters_of_request(given: Mapping[str, Any]) -> int:
+    """Return the length of what a request says to the model. The text is looked at and left where it is."""
+    said = [given.get(name) for name in _CONTENT]
+    for name in _CONFIGURED:
+        configured = fields_of(given.get(name))
+        said += [configured.get(inner) for inner in _CONFIGURED_CONTENT]
+    return sum(_characters_of(part) for part in said)
+
+
+def _characters_of(value: object, depth: int = 0) -> int:
+    if isinstance(value, str):
+        return 0 if value.startswith("data:") else len(value)
+    if isinstance(value, int):
+        # Text that was made into tokens already, as embeddings take it.
+        return CHARACTERS_PER_TOKEN
+    if depth > _CONTENT_DEPTH_MAX:
+        return 0
+    if isinstance(value, list | tuple):
+        return sum(_characters_of(each, depth + 1) for each in value)
+    if isinstance(value, Mapping) or is_dataclass(value) or hasattr(type(value), "__pydantic_fields__"):
+        return sum(_characters_of(inner, depth + 1) for name, inner in fields_of(value).items() if name not in _NO_TEXT)
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,42 +472,28 @@ class _Request:
     ask: Callable[[], Any]
 
     def answer(self) -> Flow[Any]:
-        """Hold, call, settle, and return the provider's answer; for a replay, the one that is still here."""
-        begun = yield from self.opened()
-        if isinstance(begun, _Remembered):
-            return begun.response
-        attempt, response = begun
-        if inspect.isawaitable(response):
-            return self._awaited(attempt, response)
-        return (yield from self._settled(attempt, response))
-
-    def opened(self) -> Flow[Any]:
-        """Hold and call. Returns the attempt and the response, or what is remembered of the first call.
-
-        Raises:
-            ResponseGone: the idempotency key was used, and its response is gone.
-        """
+        """Hold, call, settle, and return the provider's answer; for a replay the first one, which is still here."""
         begun = yield from begin(self.engine, self.context, self.estimate)
         if isinstance(begun, Settlement):
-            response = self.engine.remembered_response(self.context)
-            if response is None:
-                raise ResponseGone(self.context.idempotency_key or "", begun.usage_event_id)
-            return _Remembered(response)
-        try:
-            response = yield Ask(self.ask)
-        except BaseException as error:
-            yield from fail(self.engine, begun, error)
-            raise
-        return begun, response
+            return self._remembered(begun)
+        response = yield from self.asked(begun, self.ask)
+        if inspect.isawaitable(response):
+            return self._awaited(begun, response)
+        return (yield from self._settled(begun, response))
 
-    async def _awaited(self, attempt: Attempt, response: Any) -> Any:
-        """Go on with an answer that has to be awaited, of a method that did not look like it."""
-        try:
-            answer = await response
-        except BaseException as error:
-            await run_async(fail(self.engine, attempt, error), self.engine.lane)
-            raise
-        return await run_async(self._settled(attempt, answer), self.engine.lane)
+    def opened(self) -> Flow[tuple[Attempt, Any]]:
+        """Hold and call, and leave the settlement to the context manager that came back."""
+        begun = yield from begin(self.engine, self.context, self.estimate)
+        if isinstance(begun, Settlement):
+            # What a context manager opened was never kept.
+            raise ResponseGone(self.context.idempotency_key or "", begun.usage_event_id)
+        return begun, (yield from self.asked(begun, self.ask))
+
+    def opened_stream(self) -> Flow[Any]:
+        """Hold, and return the context manager of a stream, metered."""
+        attempt, manager = yield from self.opened()
+        metered = self.metered(attempt, manager)
+        return metered if metered is not None else (yield from self._settled(attempt, manager))
 
     def metered(self, attempt: Attempt, response: Any) -> Any:
         """Return the stand-in of a stream, None for any other response."""
@@ -478,21 +506,164 @@ class _Request:
         )
         return None if stream is None else stream.response
 
+    def asked(self, attempt: Attempt, ask: Callable[[], Any]) -> Flow[Any]:
+        try:
+            response = yield Ask(ask)
+        except BaseException as error:
+            yield from fail(self.engine, attempt, error)
+            raise
+        return response
+
+    async def _awaited(self, attempt: Attempt, response: Any) -> Any:
+        """Go on with an answer that has to be awaited, of a method that did not look like it."""
+        lane = self.engine.lane
+        answer = await run_async(self.asked(attempt, lambda: response), lane)
+        return await run_async(self._settled(attempt, answer), lane)
+
+    def _remembered(self, first: Settlement) -> Any:
+        response = self.engine.remembered_response(self.context)
+        if response is None:
+            raise ResponseGone(self.context.idempotency_key or "", first.usage_event_id)
+        return response
+
     def _settled(self, attempt: Attempt, response: Any) -> Flow[Any]:
         body = response
         if self.is_raw:
-            # Parsing is what the caller does too; the SDK keeps its result.
-            body = yield Ask(response.parse)
+            # The caller parses it too; the SDK keeps the result. Where it cannot be parsed, the caller is told so.
+            try:
+                body = yield Ask(response.parse)
+            except Exception:  # noqa: BLE001  # the call is recorded in any case
+                body = response
         stream = self.metered(attempt, body)
         if stream is not None:
-            return _Parsed(response, stream) if self.is_raw else stream
+            return _RawStream(response, stream) if self.is_raw else stream
         yield from settle_response(self.engine, attempt, body)
         self.engine.remember_response(self.context, response)
         return response
 
 
-@dataclass(frozen=True, slots=True)
-class _Remembered:
-    """The response of the first call with an idempotency key."""
+# -- answers that are opened and read afterwards ----------------------------------------------------------------------
 
-    response: Any
+
+class _RawStream(StandIn):
+    """A raw response (`with_raw_response`) of a stream: what it is parsed into is metered."""
+
+    def __init__(self, original: Any, stream: Any) -> None:
+        super().__init__(original)
+        self._stream = stream
+
+    def parse(self, **options: Any) -> Any:
+        """Return the stream, as the original's `parse` does."""
+        if options:
+            return self._original.parse(**options)
+        return _soon(self._stream) if inspect.iscoroutinefunction(self._original.parse) else self._stream
+
+
+async def _soon(value: Any) -> Any:
+    return value
+
+
+class _Opening:
+    """The context manager of a stream helper (`messages.stream`). Entering it holds and calls; both colours."""
+
+    def __init__(self, request: _Request) -> None:
+        self._request = request
+        self._manager: Any = None
+
+    def __enter__(self) -> Any:
+        self._manager = run(self._request.opened_stream(), self._request.engine.lane)
+        return self._manager.__enter__()
+
+    def __exit__(self, *exception: Any) -> Any:
+        return self._manager.__exit__(*exception)
+
+    async def __aenter__(self) -> Any:
+        self._manager = await run_async(self._request.opened_stream(), self._request.engine.lane)
+        return await self._manager.__aenter__()
+
+    async def __aexit__(self, *exception: Any) -> Any:
+        return await self._manager.__aexit__(*exception)
+
+
+class _StreamedResponse:
+    """The context manager of `with_streaming_response`, whose response is read within it; both colours."""
+
+    def __init__(self, request: _Request) -> None:
+        self._request = request
+        self._manager: Any = None
+        self._response: _UnreadResponse | None = None
+
+    def __enter__(self) -> Any:
+        lane = self._request.engine.lane
+        attempt, self._manager = run(self._request.opened(), lane)
+        response = run(self._request.asked(attempt, self._manager.__enter__), lane)
+        self._response = _UnreadResponse(response, self._request, attempt)
+        return self._response
+
+    def __exit__(self, *exception: Any) -> Any:
+        try:
+            if self._response is not None:
+                run(self._response.ended(exception[0]), self._request.engine.lane)
+        finally:
+            left = self._manager.__exit__(*exception)
+        return left
+
+    async def __aenter__(self) -> Any:
+        lane = self._request.engine.lane
+        attempt, self._manager = await run_async(self._request.opened(), lane)
+        response = await run_async(self._request.asked(attempt, self._manager.__aenter__), lane)
+        self._response = _UnreadResponse(response, self._request, attempt)
+        return self._response
+
+    async def __aexit__(self, *exception: Any) -> Any:
+        try:
+            if self._response is not None:
+                await carry_out_async(self._response.ended(exception[0]), self._request.engine)
+        finally:
+            left = await self._manager.__aexit__(*exception)
+        return left
+
+
+class _UnreadResponse(StandIn):
+    """A response whose body the caller reads: parsed as a whole, parsed into a stream, or byte by byte."""
+
+    def __init__(self, original: Any, request: _Request, attempt: Attempt) -> None:
+        super().__init__(original)
+        self._request = request
+        self._attempt = attempt
+        self._stream: Any = None
+
+    def parse(self, **options: Any) -> Any:
+        """Return the body as the original's `parse` does; a stream is metered."""
+        parsed = self._original.parse(**options)
+        return self._parsed_later(parsed) if inspect.isawaitable(parsed) else self._parsed(parsed)
+
+    async def _parsed_later(self, parsed: Any) -> Any:
+        return self._parsed(await parsed)
+
+    def _parsed(self, parsed: Any) -> Any:
+        if self._stream is None:
+            self._stream = self._request.metered(self._attempt, parsed)
+        return parsed if self._stream is None else self._stream
+
+    def ended(self, exception: type[BaseException] | None) -> Flow[None]:
+        """Settle as the `with` is left: with the body, which is read where the caller did not; else at the estimate."""
+        settling = self._settling(can_read=exception is None or issubclass(exception, Exception))
+        if exception is not None:
+            settling = quietly(self._request.engine, self._attempt, settling)
+        yield from settling
+
+    def _settling(self, *, can_read: bool) -> Flow[None]:
+        engine, attempt = self._request.engine, self._attempt
+        if self._stream is not None:
+            yield Ask(self._stream.close)
+            return
+        body = None
+        if can_read:
+            with suppress(Exception):
+                body = yield Ask(self._original.parse)
+        if body is None or is_stream(body):
+            # It was read as it came over the wire, and what passed by is not known.
+            yield from settle_or_estimate(engine, attempt, None, flags=("partial",))
+        else:
+            yield from settle_response(engine, attempt, body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -93,17 +93,17 @@ class Plans:
         Raises:
             PlanNotFound: no plan of this slug.
         """
-        found = [plan for plan in self._load(slug) if plan.slug == slug]
+        found = self._load(slug)
         if not found:
-            near = ", ".join(plan.slug for plan in self.list()) or "none yet"
-            raise PlanNotFound(slug, f"Plans: {near}.")
+            known = ", ".join(plan.slug for plan in self._load(None)) or "none yet"
+            raise PlanNotFound(slug, f"Plans: {known}.")
         return found[0]
 
     def list(self) -> list[Plan]:
         """Return every plan, by slug."""
-        return self._load(None)
+        return list(self._load(None))
 
-    def _load(self, slug: str | None) -> list[Plan]:
+    def _load(self, slug: str | None) -> Sequence[Plan]:
         plans, versions = tables.plans, tables.plan_versions
         query = (
             select(versions, plans.c.slug, plans.c.name, plans.c.created_at.label("plan_created_at"))
@@ -116,7 +116,7 @@ class Plans:
         by_plan: dict[str, list[PlanVersion]] = {}
         created: dict[str, int] = {}
         for row in rows:
-            version = plan_version_from_row(row._mapping)
+            version = plan_version_from_row(dict(row._mapping))
             by_plan.setdefault(version.slug, []).append(version)
             created[version.slug] = row.plan_created_at
         return [_plan(found, created[name]) for name, found in by_plan.items()]
@@ -183,7 +183,7 @@ def find_version(connection: Connection, slug: str) -> PlanVersion:
     if row is None:
         known = ", ".join(connection.execute(select(plans.c.slug).order_by(plans.c.slug)).scalars()) or "none yet"
         raise PlanNotFound(slug, f"Plans: {known}.")
-    return plan_version_from_row(row._mapping)
+    return plan_version_from_row(dict(row._mapping))
 
 
 def checked_behavior(behavior: str | None) -> str | None:

@@ -54,7 +54,9 @@ TermsLoader = Callable[["Connection", Iterable[str]], "dict[str, Terms]"]
 class Command(Protocol[Result]):
     """One thing to do, all or nothing. It may be decided more than once; only the last decision is saved."""
 
-    billable: str
+    @property
+    def billable(self) -> str:
+        """Whose rows it concerns."""
 
     def needs(self, workspace: Workspace) -> None:
         """Name the rows that deciding needs, with the help of the terms that are loaded."""

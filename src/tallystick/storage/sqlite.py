@@ -44,8 +44,9 @@ class SqliteDatabase:
 
     def __init__(self, engine: Engine) -> None:
         self._connection = engine.connect()
-        self._driver: Any = self._connection.connection.driver_connection
-        self._cursor: Any = self._driver.cursor()
+        driver: Any = self._connection.connection.driver_connection
+        self._driver = driver
+        self._cursor: Any = driver.cursor()
 
     def start(self, workspace: Workspace, *, since_revision: int) -> Journal:
         self._cursor.execute("BEGIN IMMEDIATE")

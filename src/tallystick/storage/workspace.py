@@ -237,7 +237,9 @@ class Workspace:
         if self.hourly:
             found["hourly"] = [(*key, *sums) for key, sums in self.hourly.items()]
             found["daily"] = [(*key, *sums) for key, sums in self.daily.items()]
-        changed = [(*key, counter.used, counter.held) for key, counter in self.counters.items() if counter.is_changed]
+        changed: list[tuple[object, ...]] = [
+            (*key, counter.used, counter.held) for key, counter in self.counters.items() if counter.is_changed
+        ]
         if changed:
             found["counters"] = changed
         return found

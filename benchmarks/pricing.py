@@ -77,7 +77,7 @@ def main() -> None:
     start = perf_counter()
     pricing = Pricing()
     pricing.find("openai", "gpt-4o-mini", AT)
-    print(f"{'first price, with the import of the catalogue':44} {(perf_counter() - start) * 1e3:7.0f} ms")
+    print(f"{'first price, which loads the data':44} {(perf_counter() - start) * 1e3:7.0f} ms")
 
     for name, body, provider, flavour in (
         ("openai, some input cached", OPENAI, "openai", "chat"),

@@ -13,10 +13,21 @@ from itertools import cycle
 from operator import itemgetter
 from typing import Any
 
+from benchmarks.writes import HOLD, ROLLUPS, SETTLEMENT, Write
 from tallystick.identity import new_id
-from tallystick.storage.statements import SAVES, Save
 
-__all__ = ["BILLABLES", "HOT", "PAIR_TOKENS", "PLAN", "PLAN_TOKENS", "SAMPLE", "Pair", "PairMaker", "Row", "Sample"]
+__all__ = [
+    "BILLABLES",
+    "HOT",
+    "PAIR_TOKENS",
+    "PLAN",
+    "PLAN_TOKENS",
+    "SAMPLE",
+    "Pair",
+    "PairMaker",
+    "Row",
+    "Sample",
+]
 
 PAIR_TOKENS = 10
 PLAN = "benchmark"
@@ -27,24 +38,17 @@ SAMPLE = "user:sample"
 HOT = ("user:hot",)
 BILLABLES = tuple(f"user:{number}" for number in range(1000))
 
-HOLD_SOURCES = ("changed_counters", "new_holds")
-SETTLE_SOURCES = ("changed_counters", "closed_holds", "events", "hourly", "daily")
-_SAVES = {save.source: save for save in SAVES}
-
 Row = tuple[Any, ...]
 Sample = Mapping[str, Mapping[str, Any]]
 """The rows of one pair as the engine wrote them: by table, then by column."""
 
-
-def save_of(source: str) -> Save:
-    return _SAVES[source]
+_TTL_MICROS = 600_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The rows of one pair: for each transaction, the row of each source in the order in which they are written."""
+    """The rows of one pair, in the order of `HOLD` and of `SETTLEMENT`."""
 
-    billable: str
     hold: tuple[Row, ...]
     settlement: tuple[Row, ...]
 
@@ -66,36 +70,36 @@ class PairMaker:
 
     def _pair(self, billable: str) -> Pair:
         hold_id, event_id, now = new_id("hld"), new_id("evt"), time.time_ns() // 1000
+        held, settled = self._counters(billable)
+        hold = {
+            "id": hold_id,
+            "billable": billable,
+            "status": "open",
+            "event_id": None,
+            "created_at": now,
+            "expires_at": now + _TTL_MICROS,
+            "closed_at": None,
+        }
+        closed = {"id": hold_id, "event_id": event_id, "closed_at": now}
+        event = {"id": event_id, "billable": billable, "hold_id": hold_id, "occurred_at": now, "recorded_at": now}
+        rollups = [{"billable": billable}] * len(ROLLUPS)
+        return Pair(self._rows(HOLD, (held, hold)), self._rows(SETTLEMENT, (settled, closed, event, *rollups)))
+
+    def _counters(self, billable: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what the hold and what the settlement make of the billable's counter."""
         before = self._used[billable]
         after = self._used[billable] = before + PAIR_TOKENS
-        held, settled = ((0, PAIR_TOKENS), (PAIR_TOKENS, -PAIR_TOKENS)) if self._adds else (
-            (before, PAIR_TOKENS),
-            (after, 0),
+        if self._adds:
+            held, settled = (0, PAIR_TOKENS), (PAIR_TOKENS, -PAIR_TOKENS)
+        else:
+            held, settled = (before, PAIR_TOKENS), (after, 0)
+        return (
+            {"billable": billable, "used": held[0], "held": held[1]},
+            {"billable": billable, "used": settled[0], "held": settled[1]},
         )
-        changes: dict[str, dict[str, Any]] = {
-            "new_holds": {
-                "id": hold_id,
-                "status": "open",
-                "event_id": None,
-                "created_at": now,
-                "expires_at": now + 600_000_000,
-                "closed_at": None,
-            },
-            "closed_holds": {"id": hold_id, "event_id": event_id, "closed_at": now},
-            "events": {"id": event_id, "hold_id": hold_id, "occurred_at": now, "recorded_at": now},
-            "hourly": {},
-            "daily": {},
-        }
-        for changed in changes.values():
-            changed["billable"] = billable
 
-        def rows(sources: Sequence[str], counter: tuple[int, int]) -> tuple[Row, ...]:
-            changes["changed_counters"] = {"billable": billable, "used": counter[0], "held": counter[1]}
-            return tuple(self._row(source, changes[source]) for source in sources)
-
-        return Pair(billable, rows(HOLD_SOURCES, held), rows(SETTLE_SOURCES, settled))
-
-    def _row(self, source: str, changes: Mapping[str, Any]) -> Row:
-        save = _SAVES[source]
-        row: Row = itemgetter(*save.columns)({**self._sample[save.table.name], **changes})
-        return row
+    def _rows(self, writes: Sequence[Write], changes: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+        return tuple(
+            itemgetter(*write.columns)({**self._sample[write.table.name], **changed})
+            for write, changed in zip(writes, changes, strict=True)
+        )

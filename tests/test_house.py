@@ -18,7 +18,18 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src"
 
 # Modules and packages of functions over values: no database, no settings, whatever they import in turn.
-PURE = ("clock", "errors", "events", "identity", "money", "period", "pricing", "providers")
+PURE = (
+    "clock",
+    "errors",
+    "events",
+    "identity",
+    "limits.decision",
+    "money",
+    "period",
+    "plans.terms",
+    "pricing",
+    "providers",
+)
 IMPURE = ("tallystick.storage", "tallystick.settings", "tallystick.setting_sources", "sqlalchemy", "psycopg", "sqlite3")
 
 # What people and programs touch from outside: these parts use the engine as any application does.

@@ -50,7 +50,6 @@ def test_without_any_source_every_setting_has_its_documented_default() -> None:
     assert settings.enforcement == "on"
     assert settings.billing.currency == "USD"
     assert settings.holds.default_tokens == 1000
-    assert settings.storage.prune_after_days is None
     assert {row.source for row in settings.describe()} == {"default"}
 
 

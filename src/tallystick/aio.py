@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
@@ -150,9 +150,29 @@ class AsyncTallystick(_AsyncNamespace[Tallystick]):
     run_due_jobs = threaded(Tallystick.run_due_jobs)
     doctor = threaded(Tallystick.doctor)
 
-    def wrap(self, client: Client, **options: Any) -> Client:
+    def wrap(
+        self,
+        client: Client,
+        *,
+        billable: object = None,
+        user: object = None,
+        tenant: object = None,
+        feature: str | None = None,
+        billing_mode: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        provider: str | None = None,
+    ) -> Client:
         """Return the same client, metered, as `Tallystick.wrap`."""
-        return self.sync.wrap(client, **options)
+        return self.sync.wrap(
+            client,
+            billable=billable,
+            user=user,
+            tenant=tenant,
+            feature=feature,
+            billing_mode=billing_mode,
+            metadata=metadata,
+            provider=provider,
+        )
 
     def on(self, event_class: type[Event]) -> Callable[[Handler], Handler]:
         """Return a decorator that calls a function, or starts a coroutine, after each event of a class."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar
 
 from tallystick.clock import Clock, SystemClock
@@ -74,14 +74,35 @@ class Tallystick:
     def clock(self) -> Clock:
         return self._engine.clock
 
-    def wrap(self, client: Client, **options: Any) -> Client:
+    def wrap(
+        self,
+        client: Client,
+        *,
+        billable: object = None,
+        user: object = None,
+        tenant: object = None,
+        feature: str | None = None,
+        billing_mode: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        provider: str | None = None,
+    ) -> Client:
         """Return the same client of a provider's SDK, metered: `ts.wrap(OpenAI(), billable="tenant:acme")`.
 
-        Every call through it is held, recorded and priced; responses and exceptions are the provider's own. Options:
-        `billable`, `user`, `tenant`, `feature`, `billing_mode`, `metadata`, `provider`.
+        Every call through it is held, recorded and priced; responses and exceptions are the provider's own. The
+        provider is known by the client's class and address; name it for a compatible service of your own. One call
+        says more with a keyword that the provider never sees: `tallystick={"user": 42, "idempotency_key": "req-1"}`.
         """
-        wrapped: Client = wrap(self._engine, client, **options)
-        return wrapped
+        return wrap(
+            self._engine,
+            client,
+            billable=billable,
+            user=user,
+            tenant=tenant,
+            feature=feature,
+            billing_mode=billing_mode,
+            metadata=metadata,
+            provider=provider,
+        )
 
     def on(self, event_class: type[Event]) -> Callable[[Handler], Handler]:
         """Return a decorator that calls a function after each event of a class: `@ts.on(UsageRecorded)`.

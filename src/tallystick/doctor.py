@@ -214,7 +214,7 @@ def _hold_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
             f"{hold_id} ({billable})",
             f"closed by {from_micros(expires_at):%Y-%m-%d %H:%M:%S} UTC",
             "open",
-            "Run due jobs (tallystick worker) to release and report it.",
+            "ts.run_due_jobs() releases and reports it.",
             severity="notice",
         )
 

@@ -1,4 +1,4 @@
-"""Work that is due by the clock: what `tallystick worker` does in a loop and `ts.run_due_jobs()` does once."""
+"""Work that is due by the clock: what `ts.run_due_jobs()` does."""
 
 from __future__ import annotations
 

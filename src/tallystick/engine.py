@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection, select
 
 from tallystick.clock import Clock, SystemClock
-from tallystick.errors import NotFound, StorageError, TallystickError
+from tallystick.errors import NotFound, StorageError, TallystickError, UnknownPrice
 from tallystick.events import Event, HoldExpired, LimitApproaching, LimitReached, OverageCharged, UsageRecorded
 from tallystick.handlers import Handlers
 from tallystick.identity import BillableResolver, new_id
@@ -161,7 +161,11 @@ class Engine:
             name and self.pricing.find(provider, name, instant, usage.service_tier) for name in (model, usage.model)
         ):
             return None, self.settings.billing.currency, None
-        cost = self.pricing.cost(usage, provider, model or None, instant)
+        try:
+            cost = self.pricing.cost(usage, provider, model or None, instant)
+        except UnknownPrice:
+            # A price is known for this model, but for nothing of what was used.
+            return None, self.settings.billing.currency, None
         total, output = cost.total_nanos, cost.output_nanos
         return (total - output, output, total), cost.currency, json.dumps(cost.to_dict(), separators=(",", ":"))
 

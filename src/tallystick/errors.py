@@ -30,8 +30,10 @@ __all__ = [
     "ProviderError",
     "QuotaExceeded",
     "RateLimited",
+    "ResponseGone",
     "SchemaOutOfDate",
     "StorageError",
+    "StreamNotFinished",
     "SubscriptionRequired",
     "TallystickError",
     "UnknownPrice",
@@ -115,8 +117,10 @@ class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
 
     def __init__(self, key: str, field: str, first: object, second: object) -> None:
+        # A hold that is settled twice is known by its id.
+        subject = "Hold" if key.startswith("hld_") else "Idempotency key"
         super().__init__(
-            f"Idempotency key {key!r} was first used with {field} {_shortened(first)}, now with {_shortened(second)}. "
+            f"{subject} {key!r} was first used with {field} {_shortened(first)}, now with {_shortened(second)}. "
             "Send the same input again, or use a new key."
         )
         self.key = key
@@ -241,6 +245,29 @@ class UnknownPrice(BillingError):
         )
         self.provider = provider
         self.model = model
+
+
+class ResponseGone(Conflict):
+    """The call of this idempotency key was made and recorded, and its response is no longer in this process.
+
+    The provider is not called again. A stream is never kept. `usage_event_id` names what was recorded.
+    """
+
+    code = "response_gone"
+
+    def __init__(self, key: str, usage_event_id: str) -> None:
+        super().__init__(
+            f"The call with idempotency key {key!r} was made and recorded as {usage_event_id}; its response is gone. "
+            "Use a new key to ask again."
+        )
+        self.key = key
+        self.usage_event_id = usage_event_id
+
+
+class StreamNotFinished(TallystickError):
+    """A stream's usage is known when it has been read to its end or closed; it is still open."""
+
+    code = "stream_not_finished"
 
 
 class HoldNotOpen(Conflict):

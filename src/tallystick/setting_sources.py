@@ -49,8 +49,9 @@ _PREFIX = "TALLYSTICK_"
 _CONFIG_VARIABLE = "TALLYSTICK_CONFIG"
 _DEFAULT_FILE = "tallystick.toml"
 
-# The first says where the file is; the second is where tests and benchmarks find shared data.
-_NOT_SETTINGS = frozenset({_CONFIG_VARIABLE, "TALLYSTICK_SHARED"})
+# The first says where the file is; the second is where tests and benchmarks find shared data; the third makes the
+# command line show tracebacks.
+_NOT_SETTINGS = frozenset({_CONFIG_VARIABLE, "TALLYSTICK_SHARED", "TALLYSTICK_DEBUG"})
 
 # Kubernetes puts these into every container beside a service called "tallystick".
 _SERVICE_LINK = re.compile(r"TALLYSTICK_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")

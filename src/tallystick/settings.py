@@ -358,9 +358,6 @@ class IdempotencySettings(_Group):
 class StorageSettings(_Group):
     """How the database is kept."""
 
-    prune_after_days: _Whole | None = Field(
-        default=None, ge=1, le=36_500, description="Days after which `cleanup` removes events; none: they are kept"
-    )
     synchronous: Annotated[Literal["full", "normal"], _Lowered] = Field(
         default="full",
         description="SQLite: `full` survives a power cut; `normal` is faster and may lose the last commits to one",

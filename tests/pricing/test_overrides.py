@@ -120,12 +120,12 @@ def test_of_equal_overrides_the_last_given_holds() -> None:
 
 
 def test_an_exact_name_comes_before_a_pattern_and_a_longer_pattern_before_a_shorter() -> None:
-    pricing = Pricing(
-        [override("gpt-4o*", "4"), override("*", "1"), override("gpt-4o-mini", "9"), override("gpt-*", "3")]
-    )
+    prices = {"gpt-4o*": "4", "*": "1", "gpt-4o-mini": "9", "gpt-*": "3", "gpt-4o-min[i]*": "8"}
+    pricing = Pricing(override(model, price) for model, price in prices.items())
 
     assert price_of(pricing, "gpt-4o-mini") == Money("9")
     assert price_of(pricing, "GPT-4O-Mini") == Money("9")
+    assert price_of(pricing, "gpt-4o-mini-2024-07-18") == Money("8")
     assert price_of(pricing, "gpt-4o-2024-08-06") == Money("4")
     assert price_of(pricing, "gpt-5") == Money("3")
     assert price_of(pricing, "anything") == Money("1")

@@ -320,6 +320,34 @@ EXAMPLES = (
         model="claude-3-opus",
     ),
     Example(
+        "anthropic with cache writes by lifetime only",
+        "anthropic",
+        {
+            "type": "message",
+            "model": "claude-opus-5",
+            "usage": {
+                "input_tokens": 12,
+                "output_tokens": 6,
+                "cache_creation": {"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 8},
+            },
+        },
+        50,
+        6,
+        {"input": 12, "cache_write_5m": 30, "cache_write_1h": 8, "output": 6},
+        model="claude-opus-5",
+    ),
+    Example(
+        "a message with the details of openai",
+        "somebody",
+        {
+            "type": "message",
+            "usage": {"input_tokens": 12, "output_tokens": 6, "input_tokens_details": {"cached_tokens": 4}},
+        },
+        12,
+        6,
+        {"input": 8, "cached_input": 4, "output": 6},
+    ),
+    Example(
         "anthropic in fast mode",
         "anthropic",
         {

@@ -7,6 +7,7 @@ from collections import Counter
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from hypothesis import given
@@ -212,3 +213,10 @@ def test_whatever_a_provider_writes_is_read_and_nothing_counted_twice(usage: dic
     if read is not None:
         assert sum(read.classes.values()) == read.total_tokens
         assert min(read.classes.values(), default=1) > 0
+
+
+def test_a_double_of_an_applications_tests_is_read_like_what_it_stands_for() -> None:
+    usage = Mock(prompt_tokens=4, completion_tokens=5, completion_tokens_details=Mock(reasoning_tokens=2))
+
+    assert extract(Mock(usage=usage), "openai") == ProviderUsage(4, 5, {"output_reasoning_tokens": 2})
+    assert extract(MagicMock(), "openai") is None

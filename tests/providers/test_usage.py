@@ -88,6 +88,12 @@ def test_cache_writes_without_a_lifetime_are_a_class_of_their_own() -> None:
     assert usage.classes == {"cache_write_5m": 20, "cache_write_1h": 10, "cache_write": 20, "input": 50}
 
 
+def test_of_kinds_that_do_not_fit_the_first_takes_all() -> None:
+    kinds = {"cache_read_tokens": 100, "input_tool_tokens": 50, "input_audio_tool_tokens": 50, "input_audio_tokens": 50}
+
+    assert ProviderUsage(100, 0, kinds).classes == {"cached_input": 50, "cached_input_audio": 50}
+
+
 def test_a_part_without_its_whole_is_kept() -> None:
     assert ProviderUsage(100, 0, {"cache_audio_read_tokens": 30}).classes == {"cached_input_audio": 30, "input": 70}
 

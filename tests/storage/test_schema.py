@@ -1,4 +1,4 @@
-"""The schema: created at once or migrated step by step, it is the same; and a database of another version is refused."""
+"""The schema: created at once or migrated step by step, it is the same; a database of another version is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def _description(connection: Connection) -> dict[str, object]:
     found = inspect(connection)
     return {
         name: {
-            "columns": {column["name"]: (str(column["type"]), column["nullable"]) for column in found.get_columns(name)},
+            "columns": {
+                column["name"]: (str(column["type"]), column["nullable"]) for column in found.get_columns(name)
+            },
             "key": found.get_pk_constraint(name)["constrained_columns"],
             "indexes": sorted(
                 (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mistralai.client import Mistral
 
     from tallystick.app import Tallystick
+    from tallystick.metering.meter import Meter
 
 __all__ = ["Clients", "Http", "OpenAIChat", "PlainHttpError"]
 
@@ -84,13 +85,15 @@ class MeteredHttp(Http):
 
     def post(self, path: str, body: Mapping[str, Any]) -> Body:
         call_plainly = super().post
-        meter = self._meter.using_provider(self._provider, body["model"]).expecting(body["max_tokens"])
-        return meter.call(lambda: call_plainly(path, body)).response
+        return self._meter_for(body).call(lambda: call_plainly(path, body)).response
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[Body]:
         call_plainly = super().events
-        meter = self._meter.using_provider(self._provider, body["model"]).expecting(body["max_tokens"])
-        return meter.call(lambda: call_plainly(path, body)).response
+        return self._meter_for(body).call(lambda: call_plainly(path, body)).response
+
+    def _meter_for(self, body: Mapping[str, Any]) -> Meter:
+        tokens_max = body.get("max_completion_tokens") or body["max_tokens"]
+        return self._meter.using_provider(self._provider, body["model"]).expecting(tokens_max)
 
 
 class OpenAIChat:
@@ -221,8 +224,8 @@ class Clients:
             return self._http.post("/mistral/v1/chat/completions", body)
         return self._mistral.chat.complete(**body)
 
-    def acme(self, text: str) -> Body:
-        return self._http.post("/acme/v1/rewrite", {"text": text})
+    def acme(self, body: Body) -> Body:
+        return self._http.post("/acme/v1/rewrite", body)
 
     # -- opening the SDKs ---------------------------------------------------------------------------------------------
 
@@ -234,7 +237,8 @@ class Clients:
         try:
             import openai
         except ImportError:
-            return self._plain("openai")
+            self.ways["openai"] = PLAIN_HTTP
+            return None
         self._through("openai", "openai")
         return self._open.enter_context(openai.OpenAI(**self._openai_options()))
 
@@ -242,7 +246,8 @@ class Clients:
         try:
             import anthropic
         except ImportError:
-            return self._plain("anthropic")
+            self.ways["anthropic"] = PLAIN_HTTP
+            return None
         self._through("anthropic", "anthropic")
         client = anthropic.Anthropic(base_url=self._url, api_key=KEY, max_retries=0, timeout=TIMEOUT_SECONDS)
         return self._open.enter_context(client)
@@ -251,7 +256,8 @@ class Clients:
         try:
             from google import genai
         except ImportError:
-            return self._plain("google")
+            self.ways["google"] = PLAIN_HTTP
+            return None
         self._through("google", "google-genai")
         options: Any = {"base_url": self._url, "timeout": TIMEOUT_SECONDS * 1000}
         return self._open.enter_context(genai.Client(vertexai=False, api_key=KEY, http_options=options))
@@ -260,13 +266,12 @@ class Clients:
         try:
             from mistralai.client import Mistral
         except ImportError:
-            return self._plain("mistral")
+            self.ways["mistral"] = PLAIN_HTTP
+            return None
         self._through("mistral", "mistralai")
-        client = Mistral(api_key=KEY, server_url=f"{self._url}/mistral", timeout_ms=TIMEOUT_SECONDS * 1000)
-        return self._open.enter_context(client)
-
-    def _plain(self, provider: str) -> None:
-        self.ways[provider] = PLAIN_HTTP
+        client: Mistral = Mistral(api_key=KEY, server_url=f"{self._url}/mistral", timeout_ms=TIMEOUT_SECONDS * 1000)
+        self._open.enter_context(client)
+        return client
 
     def _through(self, provider: str, distribution: str) -> None:
         try:

@@ -111,7 +111,8 @@ def admit(
 
 
 def _fit(left: int, wanted: int, explicit: bool) -> int | None:
-    if wanted <= left:
+    # What asks nothing of a limit (a free model of a cost limit) fits, however full it is.
+    if wanted <= max(left, 0):
         return wanted
     if explicit or left < 1:
         return None
@@ -210,7 +211,7 @@ def refusal_message(billable: str, in_force: InForce, refusal: Refusal) -> str:
         refusal.limit,
         refusal.used,
         refusal.held,
-        refusal.limit - refusal.used - refusal.held,
+        max(0, refusal.limit - refusal.used - refusal.held),
         refusal.requested,
     )
     if refusal.limit_type == "cost":
@@ -237,7 +238,7 @@ def _percentage(limit: int | None, used: int) -> float:
         return 0.0
     if limit == 0:
         return 100.0
-    return used / limit * 100
+    return 100 * used / limit
 
 
 def _is_reached(limit: int | None, used: int) -> bool:

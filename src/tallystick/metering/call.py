@@ -4,18 +4,21 @@ begin   reserve the estimate, or answer a replay
 (ask)   the provider works; no lock and no transaction is open
 settle  record what was used, give back the rest of the hold
 fail    the provider raised: void the hold, pass the exception on
+abandon the caller was cancelled: record the estimate, for the provider goes on
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tallystick.errors import (
     CallInProgress,
+    CurrencyMismatch,
     IdempotencyConflict,
     ProviderError,
     StorageError,
@@ -28,6 +31,7 @@ from tallystick.metering.commands import CloseHold, InProgress, Placed, PlaceHol
 from tallystick.metering.flow import Ask, Flow, Pause, Read
 from tallystick.metering.response import MeteredResponse, Settlement
 from tallystick.metering.usage_event import QUANTITY_SCALE
+from tallystick.money import Money
 from tallystick.period import from_micros
 from tallystick.providers.usage import ProviderUsage
 from tallystick.storage.workspace import HoldRow
@@ -39,9 +43,11 @@ __all__ = [
     "Attempt",
     "CallContext",
     "Estimate",
+    "abandon",
     "begin",
     "call",
     "fail",
+    "require_same_usage",
     "settle",
     "settle_or_estimate",
     "settle_response",
@@ -112,16 +118,24 @@ class Attempt:
 
 
 def call(
-    engine: Engine, context: CallContext, estimate: Estimate, ask: Callable[[], Any]
+    engine: Engine,
+    context: CallContext,
+    estimate: Estimate,
+    ask: Callable[[], Any],
+    *,
+    ttl_seconds: int | None = None,
 ) -> Flow[MeteredResponse[Any]]:
     """Hold, call the provider, settle. A stream is settled when it ends."""
-    begun = yield from begin(engine, context, estimate)
+    begun = yield from begin(engine, context, estimate, ttl_seconds=ttl_seconds)
     if isinstance(begun, Settlement):
         return MeteredResponse(engine.remembered_response(context), begun)
     try:
         response = yield Ask(ask)
-    except BaseException as error:
+    except Exception as error:
         yield from fail(engine, begun, error)
+        raise
+    except BaseException:
+        yield from abandon(engine, begun)
         raise
     if context.manual_usage is None:
         stream = engine.metered_stream(response, begun)
@@ -268,7 +282,7 @@ def settle(
         return Settlement.recorded(settled, approaching_percentage=engine.settings.limits.approaching_percentage)
     first = yield from _first_settlement(engine, attempt.hold.billable, settled)
     if settled.event_id != facts.event_id:
-        _require_same_usage(attempt, first, usage)
+        require_same_usage(engine, attempt.context.idempotency_key or attempt.hold.id, first, usage)
     return first
 
 
@@ -276,7 +290,8 @@ def fail(engine: Engine, attempt: Attempt, error: BaseException) -> Flow[None]:
     """Void the hold of a call that the provider, or its caller, broke off."""
     try:
         yield CloseHold(attempt.hold, engine.now())
-    except StorageError:
+    except TallystickError:
+        # What the provider raised is what the application must see.
         engine.logger.warning("Hold %s could not be voided; it will run out.", attempt.hold.id, exc_info=True)
     context = attempt.context
     if isinstance(error, Exception) and engine.handlers.wants(ProviderCallFailed):
@@ -291,17 +306,52 @@ def fail(engine: Engine, attempt: Attempt, error: BaseException) -> Flow[None]:
         engine.handlers.send([failed])
 
 
+def abandon(engine: Engine, attempt: Attempt) -> Flow[None]:
+    """Settle a call that its caller was taken away from (a cancelled task, an interrupt).
+
+    The provider was asked, goes on and charges, so a client that hangs up is not a way to use it for nothing: the
+    stated usage counts, else the estimate, flagged partial and estimated.
+    """
+    usage = attempt.context.manual_usage or ProviderUsage(attempt.estimated_tokens, estimated=True)
+    try:
+        yield from settle(engine, attempt, usage, flags=("partial",))
+    except TallystickError:
+        engine.logger.warning("Hold %s could not be settled; it will run out.", attempt.hold.id, exc_info=True)
+
+
 def _first_settlement(engine: Engine, billable: str, replayed: Replayed) -> Flow[Settlement]:
     settlement: Settlement = yield Read(lambda: engine.settlement_of(billable, replayed))
     return settlement
 
 
-def _require_same_usage(attempt: Attempt, first: Settlement, usage: ProviderUsage) -> None:
+def require_same_usage(engine: Engine, key: str, first: Settlement, usage: ProviderUsage) -> None:
+    """Compare a usage with the one that was settled first.
+
+    Raises:
+        IdempotencyConflict: naming the field that differs.
+    """
     kept = first.usage
     for field, before, now in (
         ("input_tokens", kept.input_tokens, usage.input_tokens),
         ("output_tokens", kept.output_tokens, usage.output_tokens),
-        ("breakdown", dict(kept.breakdown), dict(usage.breakdown)),
+        ("breakdown", _without_zeros(kept.breakdown), _without_zeros(usage.breakdown)),
+        ("counts", _without_zeros(kept.counts), _without_zeros(usage.counts)),
+        ("total_cost", kept.total_cost, _stated_cost(engine, first, usage)),
     ):
         if before != now:
-            raise IdempotencyConflict(attempt.context.idempotency_key or attempt.hold.id, field, before, now)
+            raise IdempotencyConflict(key, field, before, now)
+
+
+def _without_zeros(amounts: Mapping[str, int | Decimal]) -> dict[str, int | Decimal]:
+    return {unit: amount for unit, amount in amounts.items() if amount}
+
+
+def _stated_cost(engine: Engine, first: Settlement, usage: ProviderUsage) -> Money | None:
+    """Return the cost that a usage states, in the currency that it was recorded in; the recorded one where it does not."""
+    kept = first.usage.total_cost
+    if usage.total_cost is None or kept is None:
+        return kept
+    try:
+        return usage.total_cost.convert(kept.currency, engine.currency_rates)
+    except CurrencyMismatch:
+        return kept

@@ -23,6 +23,7 @@ from tallystick.identity import new_id
 from tallystick.limits.decision import Admission, Overage, Refusal, Standing, admit, overage, refusal_message, resets_at
 from tallystick.money import CurrencyRates, Money, ceil_div, round_half_even
 from tallystick.plans.terms import InForce, Terms
+from tallystick.pricing.cost import Cost
 from tallystick.storage.database import claims_text
 from tallystick.storage.workspace import Claim, Counter, CounterKey, HoldRow, KeyRow, MoreNeeded, RollupKey, Workspace
 
@@ -176,7 +177,7 @@ class PlaceHold:
         workspace.place_hold(hold, self._row(hold))
         if self.idempotency_key is not None:
             claimed = KeyRow(self.fingerprint or "", hold.id, None, None)
-            workspace.claim_key(self.billable, self.idempotency_key, claimed, at=self.at)
+            workspace.set_key(self.billable, self.idempotency_key, claimed, at=self.at)
         return Placed(hold, in_force, would_refuse if self.is_shadow else None)
 
     def _check_terms(self, in_force: InForce) -> None:
@@ -203,7 +204,7 @@ class PlaceHold:
         try:
             return _converted_up(self.cost, self.cost_currency, in_force.currency, self.rates)
         except CurrencyMismatch:
-            if self.refuses_unpriced:
+            if self.refuses_unpriced and self.is_enforced:
                 raise
             return 0
 
@@ -283,10 +284,10 @@ class SettleHold:
         flags: tuple[str, ...] = ()
         if hold.status == "open":
             _require_counters(workspace, hold)
-            workspace.close_hold(hold, status="settled", at=self.facts.recorded_at, event_id=self.facts.event_id)
         else:
-            # Its amounts were already given back; the use is a fact none the less.
+            # Its amounts were already given back; the use is a fact none the less, and recorded once.
             flags = ("late",)
+        workspace.close_hold(hold, status="settled", at=self.facts.recorded_at, event_id=self.facts.event_id)
         return _record(workspace, self.facts, self.rates, hold_id=hold.id, flags=flags)
 
 
@@ -324,8 +325,7 @@ class CloseHold:
             return None
         _require_counters(workspace, hold)
         workspace.close_hold(hold, status="voided", at=self.at)
-        if hold.idempotency_key is not None:
-            workspace.drop_key(hold.billable, hold.idempotency_key)
+        workspace.free_key(hold)
         return Voided(hold.id)
 
 
@@ -398,6 +398,9 @@ def _earlier_use(
         return Replayed(row.event_id, row.outcome)
     hold_id = row.hold_id or ""
     hold = workspace.holds.get(hold_id)
+    if hold is None and hold_id in workspace.absent_holds:
+        # It was erased, and what it held with it.
+        return None
     if hold is None:
         workspace.want_hold(hold_id)
         raise MoreNeeded
@@ -419,8 +422,7 @@ def _idempotency_conflict(key: str, first: str, second: str) -> IdempotencyConfl
 def _expire(workspace: Workspace, hold: HoldRow, at: int) -> None:
     workspace.close_hold(hold, status="expired", at=at)
     workspace.expired.append(hold)
-    if hold.idempotency_key is not None:
-        workspace.drop_key(hold.billable, hold.idempotency_key)
+    workspace.free_key(hold)
 
 
 def _limit_exceeded(billable: str, in_force: InForce, refusal: Refusal) -> LimitExceeded:
@@ -492,17 +494,18 @@ def _account_costs(
     """
     if facts.costs is None:
         return None, facts.price, (*flags, "unpriced")
-    if facts.currency == in_force.currency:
+    if facts.currency == in_force.currency or not any(facts.costs):
         return facts.costs, facts.price, flags
     try:
         rate = rates.rate(facts.currency, in_force.currency)
     except CurrencyMismatch:
         return None, facts.price, (*flags, "unpriced", "no_exchange_rate")
-    costs = _converted(facts.costs, Fraction(*rate.as_integer_ratio()))
-    price = json.loads(facts.price) if facts.price else {}
-    price |= {"total": costs[2], "output": costs[1], "currency": in_force.currency}
-    price |= {"price_currency": facts.currency, "exchange_rate": str(rate)}
-    return costs, json.dumps(price, separators=(",", ":")), flags
+    if facts.price is None or facts.corrects_event_id is not None:
+        # A correction is a difference of costs, which its price does not state.
+        return _converted(facts.costs, Fraction(*rate.as_integer_ratio())), facts.price, flags
+    cost = Cost.from_dict(json.loads(facts.price)).exchanged(in_force.currency, rate)
+    costs = (cost.total_nanos - cost.output_nanos, cost.output_nanos, cost.total_nanos)
+    return costs, json.dumps(cost.to_dict(), separators=(",", ":")), flags
 
 
 def _count(tokens_counter: Counter, cost_counter: Counter, tokens: int, cost: int) -> Standing:
@@ -623,8 +626,6 @@ def _answer_key(
     )
     row = KeyRow(facts.fingerprint or "", hold_id, facts.event_id, outcome)
     claimed = workspace.keys[facts.billable, key]
-    if claimed is None:
-        workspace.claim_key(facts.billable, key, row, at=facts.recorded_at)
-    elif claimed.hold_id == hold_id:
-        workspace.finish_key(facts.billable, key, row)
     # Otherwise this hold ran out and the key was given to another call: its answer stands, this use is recorded too.
+    if claimed is None or claimed.hold_id == hold_id:
+        workspace.set_key(facts.billable, key, row, at=facts.recorded_at)

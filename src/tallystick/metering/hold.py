@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from tallystick.errors import IdempotencyConflict, InvalidInput
-from tallystick.metering.call import Attempt, CallContext, settle, settle_or_estimate
+from tallystick.errors import InvalidInput
+from tallystick.metering.call import Attempt, CallContext, require_same_usage, settle, settle_or_estimate
 from tallystick.metering.commands import CloseHold
 from tallystick.metering.flow import Flow, run, run_async
 from tallystick.metering.response import Settlement
@@ -77,10 +77,8 @@ class _HoldState:
         yield from ()
         first = self._settlement
         assert first is not None  # noqa: S101  # a hold has an attempt or a settlement
-        if usage is not None and usage.total_tokens != first.usage.total_tokens:
-            raise IdempotencyConflict(
-                self._context.idempotency_key or "", "total_tokens", first.usage.total_tokens, usage.total_tokens
-            )
+        if usage is not None:
+            require_same_usage(self._engine, self._context.idempotency_key or "", first, usage)
         return first
 
     def _read(self, usage: object, keywords: Mapping[str, Any]) -> tuple[ProviderUsage | None, object]:
@@ -118,10 +116,10 @@ class Hold(_HoldState):
         return run(self._settle(usage, keywords), self._engine.lane)
 
     def void(self) -> None:
-        """Give back everything: the call did not happen. Voiding twice, or after it expired, changes nothing.
+        """Give back everything: the call did not happen. Voiding twice, or after it ended, changes nothing.
 
         Raises:
-            HoldNotOpen: it was settled.
+            HoldNotOpen: another process settled it.
         """
         run(self._void(), self._engine.lane)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -16,11 +17,12 @@ __all__ = ["MetadataPolicy"]
 
 _DEPTH_MAX = 4
 _REDACTED = "[redacted]"
+_WORD_END = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
 class MetadataPolicy:
-    """How much metadata an event may carry, and the parts of key names whose values are never kept."""
+    """How much metadata an event may carry, and the key names, or their last words, whose values are never kept."""
 
     bytes_max: int
     keys_max: int
@@ -51,9 +53,13 @@ class MetadataPolicy:
         cleaned: dict[str, object] = {}
         for key, value in values.items():
             name = _printable(str(key))
-            is_secret = any(part in name.lower() for part in self.redact)
-            cleaned[name] = _REDACTED if is_secret else self._value(name, value, depth)
+            cleaned[name] = _REDACTED if self._is_secret(name) else self._value(name, value, depth)
         return cleaned
+
+    def _is_secret(self, name: str) -> bool:
+        """Compare whole words: `openaiApiKey` ends in api_key, and `max_tokens` does not end in token."""
+        words = _WORD_END.sub("_", name).lower().replace("-", "_").replace(".", "_")
+        return any(words == secret or words.endswith(f"_{secret}") for secret in self.redact)
 
     def _value(self, name: str, value: object, depth: int) -> object:
         if value is None or isinstance(value, bool | int):

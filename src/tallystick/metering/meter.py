@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from tallystick.errors import InvalidInput, UnknownPrice
 from tallystick.identity import billable_reference, tenant_reference, user_reference
@@ -23,13 +23,29 @@ from tallystick.providers.usage import ProviderUsage
 if TYPE_CHECKING:
     from tallystick.engine import Engine
 
-__all__ = ["AsyncMeter", "Meter", "PendingHold", "checked_name", "checked_tokens"]
+__all__ = [
+    "AsyncMeter",
+    "Meter",
+    "PendingHold",
+    "checked_billing_mode",
+    "checked_key",
+    "checked_name",
+    "checked_text",
+    "checked_tokens",
+    "manual_usage",
+]
 
 MANUAL = "manual"
 """The provider of use that the application states itself. It has no price list."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _KEY_LENGTH_MAX = 255
+_TEXT_LENGTH_MAX = 200
+_TTL_SECONDS_MAX = 604_800
+
+# More than anybody uses at once, and little enough that sums of it fit into the database's integers.
+_TOKENS_MAX = 10**15
+COST_NANOS_MAX = 10**18
 _PLAIN_USAGE = frozenset({"input_tokens", "output_tokens"})
 
 Response = TypeVar("Response")
@@ -77,7 +93,9 @@ class _MeterBuilder:
         """Name the provider and the model; without a model, the one that the response names is priced."""
         if not isinstance(provider, str) or not provider.strip():
             raise InvalidInput("provider", provider, 'Name a provider, such as "openai".')
-        return self._with(_provider=provider.strip().lower(), _model=(model or "").strip())
+        return self._with(
+            _provider=checked_text("provider", provider).lower(), _model=checked_text("model", model or "")
+        )
 
     def feature(self, feature: str) -> Self:
         """Name the feature of the application that the call serves. Letters, digits, `_`, `-`, `.`."""
@@ -100,9 +118,7 @@ class _MeterBuilder:
 
         A replay does not call the provider again. Two calls at once with one key: the second waits for the first.
         """
-        if not isinstance(key, str) or not key or len(key) > _KEY_LENGTH_MAX or not key.isprintable():
-            raise InvalidInput("idempotency_key", key, f"Give 1 to {_KEY_LENGTH_MAX} printable characters.")
-        return self._with(_key=key)
+        return self._with(_key=checked_key(key))
 
     def with_manual_usage(
         self, usage: ProviderUsage | Mapping[str, Any] | None = None, /, **tokens_and_costs: Any
@@ -124,10 +140,14 @@ class _MeterBuilder:
         """
         if tokens is None and cost is None:
             raise InvalidInput("estimate", None, "Give tokens, a cost, or both.")
-        if cost is not None and (not isinstance(cost, Money) or cost.nanos < 0):
+        if cost is not None and (not isinstance(cost, Money) or not 0 <= cost.nanos <= COST_NANOS_MAX):
             raise InvalidInput("cost", cost, 'Give Money of zero or more, such as Money("0.05", "USD").')
-        checked = None if tokens is None else checked_tokens("tokens", tokens)
-        return self._with(_tokens=checked, _tokens_explicit=checked is not None, _cost=cost)
+        changes: dict[str, object] = {}
+        if tokens is not None:
+            changes |= {"_tokens": checked_tokens("tokens", tokens), "_tokens_explicit": True}
+        if cost is not None:
+            changes["_cost"] = cost
+        return self._with(**changes)
 
     def expecting(self, tokens: int) -> Self:
         """Hint at what the call may use, as `max_tokens` does. Unlike `estimate`, the hold shrinks to what is left."""
@@ -216,11 +236,12 @@ class _MeterBuilder:
 class Meter(_MeterBuilder):
     """Builds and makes metered calls. See `AsyncMeter` for asyncio."""
 
-    def call(self, function: Callable[[], Response]) -> MeteredResponse[Response]:
+    def call(self, function: Callable[[], Response], *, ttl_seconds: int | None = None) -> MeteredResponse[Response]:
         """Call the provider through `function`, metered: hold, call, settle.
 
         Returns once the use is committed. Where the response is a stream, it returns at once, and the use is recorded
         when the stream ends. The provider's exceptions pass through unchanged, after the hold was voided.
+        `ttl_seconds` replaces `holds.ttl_seconds` for a call that takes longer.
 
         Raises:
             LimitExceeded: a hard limit has no room. The provider was not called, nothing is held.
@@ -230,7 +251,8 @@ class Meter(_MeterBuilder):
         """
         context = self._context()
         estimate = self._estimate(context, self._engine.now())
-        return run(call(self._engine, context, estimate, function), self._engine.lane)
+        flow = call(self._engine, context, estimate, function, ttl_seconds=checked_ttl(ttl_seconds))
+        return run(flow, self._engine.lane)
 
     def hold(self, tokens: int | None = None, cost: Money | None = None, *, ttl_seconds: int | None = None) -> Hold:
         """Place a hold, for use that does not fit into one function. Settle or void it; `with` voids what is left open.
@@ -238,6 +260,7 @@ class Meter(_MeterBuilder):
         `ttl_seconds` replaces `holds.ttl_seconds` for a call that takes longer. Raises what `call` raises.
         """
         meter = self.estimate(tokens, cost) if tokens is not None or cost is not None else self
+        checked_ttl(ttl_seconds)
         context = meter._context()
         estimate = meter._estimate(context, self._engine.now())
         begun = run(begin(self._engine, context, estimate, ttl_seconds=ttl_seconds), self._engine.lane)
@@ -247,16 +270,25 @@ class Meter(_MeterBuilder):
 class AsyncMeter(_MeterBuilder):
     """Builds and makes metered calls on asyncio. The methods of `Meter`, awaited where they wait."""
 
+    @overload
     async def call(
-        self, function: Callable[[], Awaitable[Response]] | Callable[[], Response]
+        self, function: Callable[[], Awaitable[Response]], *, ttl_seconds: int | None = None
+    ) -> MeteredResponse[Response]: ...
+    @overload
+    async def call(
+        self, function: Callable[[], Response], *, ttl_seconds: int | None = None
+    ) -> MeteredResponse[Response]: ...
+    async def call(
+        self, function: Callable[[], Awaitable[Response]] | Callable[[], Response], *, ttl_seconds: int | None = None
     ) -> MeteredResponse[Response]:
         """Call the provider through `function`, which may return an awaitable, metered: hold, call, settle.
 
-        As `Meter.call`; the loop is never blocked, and no thread is held while the provider works.
+        As `Meter.call`; the loop is never blocked, and no thread is held while the provider works. A call that is
+        cancelled while the provider works is recorded with its estimate, flagged partial.
         """
         context = self._context()
         estimate = self._estimate(context, self._engine.now())
-        flow = call(self._engine, context, estimate, function)
+        flow = call(self._engine, context, estimate, function, ttl_seconds=checked_ttl(ttl_seconds))
         return await run_async(flow, self._engine.lane)
 
     def hold(
@@ -264,7 +296,7 @@ class AsyncMeter(_MeterBuilder):
     ) -> PendingHold:
         """Place a hold: `async with meter.hold(tokens=100) as hold`, or `hold = await meter.hold(tokens=100)`."""
         meter = self.estimate(tokens, cost) if tokens is not None or cost is not None else self
-        return PendingHold(meter, ttl_seconds)
+        return PendingHold(meter, checked_ttl(ttl_seconds))
 
     async def _placed(self, ttl_seconds: int | None) -> AsyncHold:
         context = self._context()
@@ -302,9 +334,30 @@ def checked_name(field: str, name: str) -> str:
     return name
 
 
+def checked_text(field: str, text: str) -> str:
+    """Return a provider's or a model's name without the space around it, or say what is wrong with it."""
+    stripped = text.strip() if isinstance(text, str) else ""
+    if not isinstance(text, str) or len(stripped) > _TEXT_LENGTH_MAX or not stripped.isprintable():
+        raise InvalidInput(field, text, f"Use at most {_TEXT_LENGTH_MAX} printable characters.")
+    return stripped
+
+
+def checked_key(key: str) -> str:
+    if not isinstance(key, str) or not key or len(key) > _KEY_LENGTH_MAX or not key.isprintable():
+        raise InvalidInput("idempotency_key", key, f"Give 1 to {_KEY_LENGTH_MAX} printable characters.")
+    return key
+
+
+def checked_ttl(ttl_seconds: int | None) -> int | None:
+    is_number = isinstance(ttl_seconds, int) and not isinstance(ttl_seconds, bool)
+    if ttl_seconds is not None and not (is_number and 1 <= ttl_seconds <= _TTL_SECONDS_MAX):
+        raise InvalidInput("ttl_seconds", ttl_seconds, f"Give 1 to {_TTL_SECONDS_MAX:,} seconds.")
+    return ttl_seconds
+
+
 def checked_tokens(field: str, tokens: int) -> int:
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
-        raise InvalidInput(field, tokens, "Give a whole number of tokens, zero or more.")
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= _TOKENS_MAX:
+        raise InvalidInput(field, tokens, f"Give a whole number of tokens, from zero to {_TOKENS_MAX:,}.")
     return tokens
 
 
@@ -317,10 +370,17 @@ def checked_billing_mode(mode: str) -> str:
 def manual_usage(stated: Mapping[str, Any]) -> ProviderUsage:
     """Return the usage that keywords state, or say which keyword is not known."""
     if stated.keys() <= _PLAIN_USAGE:
-        return ProviderUsage(**stated)
+        return _countable(ProviderUsage(**stated))
     try:
-        return ProviderUsage.manual(**stated)
+        return _countable(ProviderUsage.manual(**stated))
     except TypeError as error:
         raise InvalidInput(
             "usage", sorted(stated), f"Use input_tokens, output_tokens, total_cost and their like ({error})."
         ) from None
+
+
+def _countable(usage: ProviderUsage) -> ProviderUsage:
+    checked_tokens("total_tokens", usage.total_tokens)
+    if usage.total_cost is not None and usage.total_cost.nanos > COST_NANOS_MAX:
+        raise InvalidInput("total_cost", usage.total_cost, "It is more than can be counted.")
+    return usage

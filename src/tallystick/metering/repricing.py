@@ -135,25 +135,10 @@ def _priced_now(engine: Engine, event: UsageEvent) -> Cost | None:
     usage = replace(event.usage, input_cost=None, output_cost=None, total_cost=None)
     for model in dict.fromkeys((event.model, usage.model or event.model)):
         try:
-            cost = engine.pricing.cost(usage, event.provider, model, event.occurred_at)
-            if cost.currency == event.currency:
-                return cost
-            return _exchanged(engine, cost, event.currency)
+            return engine.pricing.cost(usage, event.provider, model, event.occurred_at, event.currency)
         except (UnknownPrice, CurrencyMismatch):
             continue
     return None
-
-
-def _exchanged(engine: Engine, cost: Cost, currency: str) -> Cost:
-    rate = engine.currency_rates.rate(cost.currency, currency)
-    return replace(
-        cost,
-        total_nanos=cost.total_cost.convert(currency, engine.currency_rates).nanos,
-        output_nanos=cost.output_cost.convert(currency, engine.currency_rates).nanos,
-        currency=currency,
-        price_currency=cost.currency,
-        exchange_rate=rate,
-    )
 
 
 def _correction(

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from tallystick.errors import TallystickError
+from tallystick.errors import StreamNotFinished
 from tallystick.limits.decision import LimitCheck, Standing, check
 from tallystick.metering.usage_event import UsageEvent
 from tallystick.money import Money
@@ -16,15 +16,9 @@ from tallystick.providers.usage import ProviderUsage
 if TYPE_CHECKING:
     from tallystick.metering.commands import Recorded
 
-__all__ = ["MeteredResponse", "Settlement", "StreamNotFinished"]
+__all__ = ["MeteredResponse", "Settlement"]
 
 Response = TypeVar("Response")
-
-
-class StreamNotFinished(TallystickError):
-    """A stream's usage is known when it has been read to its end or closed; it is still open."""
-
-    code = "stream_not_finished"
 
 
 class Settlement:
@@ -97,6 +91,10 @@ class Settlement:
             overage_amount=overage_amount,
             replayed=True,
         )
+
+    def __repr__(self) -> str:
+        event = self.event
+        return f"Settlement({event.id}, {event.total_tokens} tokens, {event.cost})"
 
     @property
     def usage_event_id(self) -> str:

@@ -6,7 +6,8 @@ arrives. What becomes of its hold:
     read to its end                      settled with the usage that the chunks reported
     closed, left or forgotten early      settled with what was reported so far, flagged "partial"
     broken off by the provider           the same, and `ProviderCallFailed` is sent; the exception passes unchanged
-    failed before its first chunk        voided, as a call that failed
+    failed before its first chunk, or    voided, as a call that failed
+    cancelled before it was opened
     never begun (a generator that was    voided: the provider was never called
     not started, a `with` not entered)
 
@@ -125,6 +126,7 @@ class StreamMeter:
         self._chunks = 0
         self._characters = 0
         self._is_asked = True
+        self._is_accepted = True
         self._is_answered = False
         self._is_over = False
         self._lock = threading.Lock()
@@ -157,14 +159,20 @@ class StreamMeter:
 
     def not_asked_yet(self) -> None:
         """Say that the provider is called later, by the first step."""
-        self._is_asked = False
+        self._is_asked = self._is_accepted = False
 
     def asked(self) -> None:
+        """Say that the provider is being called now."""
         self._is_asked = True
+
+    def accepted(self) -> None:
+        """Say that the provider has begun to answer."""
+        self._is_asked = self._is_accepted = True
 
     def passes(self, chunk: object) -> bool:
         """Take note of a chunk. Returns whether the consumer is to see it."""
         self._chunks += 1
+        self._is_accepted = True
         if self._collector is not None and self._problem is None:
             try:
                 self._collector.feed(chunk)
@@ -199,7 +207,7 @@ class StreamMeter:
 
     def failed(self, error: BaseException) -> Flow[None]:
         """Settle, or void, a stream that an exception ended, which is the consumer's to see. Never raises."""
-        if not isinstance(error, Exception):
+        if self._is_accepted and not isinstance(error, Exception):
             # A cancellation is the consumer's: the provider went on working.
             yield from self.left(is_quiet=True)
             return
@@ -209,7 +217,8 @@ class StreamMeter:
             yield from self._logged(fail(self.engine, self._attempt, error))
             return
         yield from self._logged(self._settle(is_whole=False))
-        self._announce(error)
+        if isinstance(error, Exception):
+            self._announce(error)
 
     def _takes_the_end(self) -> bool:
         with self._lock:
@@ -555,6 +564,7 @@ class MeteredManager(_Metered):
             self._carry_out(self._meter.failed(error))
             raise
         opened, self._opened = _opened(stream, self._meter)
+        self._meter.accepted()
         return opened
 
     def __exit__(self, *exception: Any) -> Any:
@@ -582,6 +592,7 @@ class AsyncMeteredManager(_Metered):
             await self._carry_out_async(self._meter.failed(error))
             raise
         opened, self._opened = _opened(stream, self._meter)
+        self._meter.accepted()
         return opened
 
     async def __aexit__(self, *exception: Any) -> Any:

@@ -8,14 +8,22 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from tallystick.errors import InvalidInput, TallystickError
+from tallystick.errors import CallInProgress, InvalidInput, TallystickError
 from tallystick.identity import billable_reference, tenant_reference, user_reference
 from tallystick.metering.call import CallContext
 from tallystick.metering.commands import InProgress, Recorded, RecordUsage, Replayed
 from tallystick.metering.erasure import Erasure, anonymize_before, delete_for
 from tallystick.metering.explanation import Explanation, explain
 from tallystick.metering.listing import EventFilter, EventPage, list_events
-from tallystick.metering.meter import MANUAL, checked_billing_mode, checked_name, manual_usage
+from tallystick.metering.meter import (
+    COST_NANOS_MAX,
+    MANUAL,
+    checked_billing_mode,
+    checked_key,
+    checked_name,
+    checked_text,
+    manual_usage,
+)
 from tallystick.metering.repricing import Repricing, reprice
 from tallystick.metering.statistics import (
     TimeSeriesPoint,
@@ -25,7 +33,7 @@ from tallystick.metering.statistics import (
     time_series,
 )
 from tallystick.metering.usage_event import QUANTITY_SCALE, UsageEvent
-from tallystick.money import Money
+from tallystick.money import NANOS, Money
 from tallystick.period import MAX_MICROS, MIN_MICROS
 from tallystick.providers.usage import ProviderUsage
 
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchResult", "Rejection", "Usage", "subject_reference"]
 
 _CHUNK = 500
+_QUANTITY_MAX = 10**18
 _CONTEXT_FIELDS = frozenset(
     {
         "billable",
@@ -121,6 +130,7 @@ class Usage:
 
         Raises:
             InvalidInput: naming the field. IdempotencyConflict: the key was used with other input.
+            CallInProgress: a call in flight has the key.
         """
         return self._record(record)
 
@@ -290,9 +300,7 @@ class Usage:
     def _record(self, record: Mapping[str, Any]) -> UsageEvent:
         answer = self._engine.lane.run(self._command(record))
         if isinstance(answer, InProgress):
-            raise InvalidInput(
-                "idempotency_key", record.get("idempotency_key"), "A call in flight holds it; retry later."
-            )
+            raise CallInProgress(str(record.get("idempotency_key")), answer.hold_id)
         if isinstance(answer, Replayed):
             return self.get(answer.event_id)
         self._engine.announce(answer)
@@ -304,7 +312,7 @@ class Usage:
             raise InvalidInput("record", record, "Give a mapping of fields.")
         engine = self._engine
         usage = _usage(record, engine.settings.billing.currency)
-        provider = str(record.get("provider") or "").strip().lower()
+        provider = checked_text("provider", record.get("provider") or "").lower()
         has_tokens = bool(usage.total_tokens or usage.counts)
         is_priced = has_tokens or usage.total_cost is not None
         context = self._context(record, provider or (MANUAL if is_priced else ""), usage)
@@ -314,6 +322,8 @@ class Usage:
             occurred_at=engine.instant(record.get("occurred_at"), field="occurred_at"),
             has_price=is_priced,
         )
+        if facts.costs is not None and facts.costs[2] > COST_NANOS_MAX:
+            raise InvalidInput("total_cost", facts.costs[2] // NANOS, "It is more than can be counted.")
         return RecordUsage(facts, engine.currency_rates)
 
     def _context(self, record: Mapping[str, Any], provider: str, usage: ProviderUsage) -> CallContext:
@@ -333,12 +343,12 @@ class Usage:
             user_id=user_id,
             tenant_id=tenant_id,
             provider=provider,
-            model=str(record.get("model") or ""),
+            model=checked_text("model", record.get("model") or ""),
             feature=checked_name("feature", feature) if feature else "",
             resource_type=checked_name("resource_type", record.get("resource_type") or default_type),
             billing_mode=None if mode is None else checked_billing_mode(mode),
             metadata=engine.metadata_policy.encoded(record.get("metadata") or {}),
-            idempotency_key=None if key is None else str(key),
+            idempotency_key=None if key is None else checked_key(key),
             manual_usage=usage,
             quantity=_millionths(record.get("quantity", 1)),
         )
@@ -368,7 +378,7 @@ def _millionths(quantity: Any) -> int:
         exact = Decimal(quantity if not isinstance(quantity, float) else str(quantity)) * QUANTITY_SCALE
     except (InvalidOperation, TypeError, ValueError):
         raise InvalidInput("quantity", quantity, "Give a number.") from None
-    if not exact.is_finite() or exact != int(exact) or exact < 0:
+    if not exact.is_finite() or exact != int(exact) or not 0 <= exact <= _QUANTITY_MAX:
         raise InvalidInput("quantity", quantity, "Give zero or more, with at most six decimals.")
     return int(exact)
 

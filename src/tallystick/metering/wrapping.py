@@ -16,7 +16,7 @@ from dataclasses import dataclass, is_dataclass
 from functools import cache, lru_cache, reduce
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tallystick.errors import Conflict, InvalidInput
+from tallystick.errors import InvalidInput, ResponseGone
 from tallystick.metering.call import begin, fail, settle_or_estimate, settle_response
 from tallystick.metering.flow import Ask, run, run_async
 from tallystick.metering.meter import Meter, checked_tokens
@@ -39,26 +39,9 @@ if TYPE_CHECKING:
     from tallystick.metering.call import Attempt, CallContext, Estimate
     from tallystick.metering.flow import Flow
 
-__all__ = ["ResponseGone", "wrap"]
+__all__ = ["wrap"]
 
 Client = TypeVar("Client")
-
-
-class ResponseGone(Conflict):
-    """The call of this idempotency key was made and recorded, and its response is no longer in this process.
-
-    The provider is not called again. A stream is never kept. `usage_event_id` names what was recorded.
-    """
-
-    code = "response_gone"
-
-    def __init__(self, key: str, usage_event_id: str) -> None:
-        super().__init__(
-            f"The call with idempotency key {key!r} was made and recorded as {usage_event_id}; its response is gone. "
-            "Use a new key to ask again."
-        )
-        self.key = key
-        self.usage_event_id = usage_event_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +266,8 @@ class _Namespace(StandIn):
         method = _METHODS.get(path)
         if method is not None and callable(value):
             return self._metered(value, method)
-        return _Namespace(value, wrapping, path, answer) if path in _NAMESPACES else value
+        leads_on = path in _NAMESPACES and not inspect.isroutine(value)
+        return _Namespace(value, wrapping, path, answer) if leads_on else value
 
     def _metered(self, original: Callable[..., Any], method: _Method) -> Callable[..., Any]:
         if method.makes_chat:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -56,13 +56,14 @@ class CatalogueModel:
 
     def boundaries(self, at: datetime) -> Iterator[datetime]:
         """Yield the instants where other prices may come into force, among them the nearest on either side of `at`."""
+        from genai_prices.types import StartDateConstraint
+
         conditions = [] if not isinstance(self.info.prices, list) else [price.constraint for price in self.info.prices]
         for constraint in (*conditions, *(variant.constraint for variant in self.info.price_variants or ())):
-            start_date: date | None = getattr(constraint, "start_date", None)
-            if start_date is not None:
-                yield datetime.combine(start_date, time(), UTC)
+            if isinstance(constraint, StartDateConstraint):
+                yield datetime.combine(constraint.start_date, time(), UTC)
             elif constraint is not None:
-                yield from _daily_instants(at, constraint.start_time, constraint.end_time)  # type: ignore[union-attr]
+                yield from _daily_instants(at, constraint.start_time, constraint.end_time)
 
     def _is_free(self) -> bool:
         # The catalogue states no price for the free variants of models, and says in their name that they are free.

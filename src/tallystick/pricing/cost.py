@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from tallystick.errors import InvalidInput
-from tallystick.money import NANOS, CurrencyRates, Money
+from tallystick.money import NANOS, CurrencyRates, Money, round_half_even
+from tallystick.providers.units import UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,6 +111,25 @@ class Cost:
     def rates(self) -> dict[str, Decimal]:
         """The rates that were used, by unit; a line's `per` says for how many (a million, for tokens)."""
         return {unit: rate for unit, rate, _, _ in self.charges}
+
+    def exchanged(self, currency: str, rate: Decimal) -> Self:
+        """Return the cost in another currency. Its lines are exchanged exactly and rounded once, as before."""
+        total, output = Fraction(self.total_nanos), Fraction(self.output_nanos)
+        if self.charges:
+            outputs = [
+                line.amount for line in self.lines if line.unit in UNITS and UNITS[line.unit].direction == "output"
+            ]
+            total = sum((line.amount for line in self.lines), Fraction(0)) * NANOS
+            output = sum(outputs, Fraction(0)) * NANOS
+        numerator, denominator = rate.as_integer_ratio()
+        return replace(
+            self,
+            total_nanos=round_half_even(total.numerator * numerator, total.denominator * denominator),
+            output_nanos=round_half_even(output.numerator * numerator, output.denominator * denominator),
+            currency=currency,
+            price_currency=self.currency,
+            exchange_rate=rate,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return compact JSON that is stored with the event."""

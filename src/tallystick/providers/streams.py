@@ -42,8 +42,6 @@ class StreamUsage:
         if found is None:
             return
         self._is_started_only = fields.get("type") == "message_start"
-        if "billed_units" in found.usage:
-            self._usage.clear()
         for name, value in found.usage.items():
             if value is not None:
                 self._usage[name] = value

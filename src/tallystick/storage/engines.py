@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -57,9 +59,9 @@ def open_engine(settings: Settings) -> Engine:
         ConfigurationError: for a URL of neither database, or a missing driver.
     """
     url = make_url(settings.database_url)
-    if url.get_backend_name() == "sqlite":
-        return _open_sqlite(url, settings)
-    return _open_postgres(url)
+    engine = _open_sqlite(url, settings) if url.get_backend_name() == "sqlite" else _open_postgres(url)
+    _engines.add(engine)
+    return engine
 
 
 def connect_lane(engine: Engine) -> Database:
@@ -104,3 +106,23 @@ def _open_postgres(url: URL) -> Engine:
         raise ConfigurationError(
             "database_url", "postgresql://…", 'PostgreSQL needs its driver: pip install "tallystick[postgres]".'
         ) from None
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    """Close the connections that nobody uses: parent and child must not speak through one."""
+    for engine in list(_engines):
+        engine.dispose()
+
+
+def _after_fork_in_child() -> None:
+    """Leave those that other threads were using to the parent, which alone goes on with them."""
+    for engine in list(_engines):
+        engine.dispose(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    # Called in reverse order, so lanes, which register later, have handed their connections back by then.
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -45,6 +45,7 @@ logger = logging.getLogger("tallystick.lane")
 _BATCH_MAX = 512
 _TERMS_MAX = 100_000
 _LIVENESS_CHECK_SECONDS = 5.0
+_FORK_PAUSE_SECONDS = 10.0
 
 Result = TypeVar("Result", covariant=True)
 Work = TypeVar("Work")
@@ -116,8 +117,10 @@ class Lane:
         self._writer: threading.Thread | None = None
         self._writer_lock = threading.Lock()
         self._closing = False
+        self._is_closed = False
         self._terms: dict[str, Terms] = {}
         self._revision = -1
+        self._is_started = False
         self._is_saving = False
         self._expired: list[HoldRow] = []
 
@@ -131,19 +134,23 @@ class Lane:
             StorageError: nothing was recorded. OutcomeUnknown: it may have been.
             Closed: the lane was closed.
         """
-        if self._baton.acquire(blocking=False):
+        # A handler that runs in the writer's thread must not queue its command: it would wait for itself.
+        if self._baton.acquire(blocking=threading.current_thread() is self._writer):
             slot = _Slot(command)
             batch: list[_Slot] = []
+            expired: list[HoldRow] = []
             try:
                 self._check_open()
                 batch = self._gathered(slot)
                 self._execute(batch)
+                expired = self._taken_expired()
             finally:
                 # Also when this caller is interrupted: others may be waiting for what it took along.
                 self._baton.release()
                 self._answer_others(batch, slot)
                 if self._queue:
                     self._wake_writer()
+            self._report(expired)
             return slot.answer()  # type: ignore[return-value]  # a slot carries any command's result
         slot = _Slot(command, waits=True)
         self._enqueue(slot)
@@ -166,7 +173,10 @@ class Lane:
                 lost = self._abandon(error)
                 if isinstance(error, TallystickError):
                     raise
-                raise (_unknown(error) if lost else _refused(error)) from error
+                failure = _unknown(error) if lost else _refused(error)
+                if failure is error:
+                    raise
+                raise failure from error
             except BaseException as error:
                 self._abandon(error)
                 raise
@@ -183,7 +193,8 @@ class Lane:
             with self._baton:
                 self._check_open()
                 self._execute(batch)
-            self._answer_others((), None)
+                expired = self._taken_expired()
+            self._report(expired)
             for slot in batch:
                 if isinstance(slot.error, StorageError):
                     raise slot.error
@@ -204,9 +215,10 @@ class Lane:
                 batch = self._gathered()
                 self._execute(batch)
                 self._answer_others(batch, None)
-            if self._database is not None:
-                self._database.close()
-                self._database = None
+            expired = self._taken_expired()
+            self._hang_up()
+            self._is_closed = True
+        self._report(expired)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -229,8 +241,9 @@ class Lane:
     def _start_writer(self) -> None:
         with self._writer_lock:
             if self._writer is None:
-                self._writer = threading.Thread(target=self._write_forever, name="tallystick-lane", daemon=True)
-                self._writer.start()
+                writer = threading.Thread(target=self._write_forever, name="tallystick-lane", daemon=True)
+                writer.start()
+                self._writer = writer
 
     def _sleep_until_answered(self, slot: _Slot) -> None:
         assert slot.woken is not None  # noqa: S101  # made with waits=True
@@ -247,23 +260,23 @@ class Lane:
                     with self._baton:
                         batch = self._gathered()
                         self._execute(batch)
-                    self._answer_others(batch, None)
-                    batch = []
+                        expired = self._taken_expired()
+                    answered, batch = batch, []
+                    self._answer_others(answered, None)
+                    self._report(expired)
                 if self._closing:
                     return
         except BaseException:
-            self._writer = None
-            # Nobody may be left waiting for a thread that is gone. The batch in hand was answered with its own error.
-            error = StorageError("The lane's writer stopped. Nothing of this command was recorded; send it again.")
-            stranded = list(self._queue)
-            self._queue.clear()
-            for slot in batch:
-                if slot.error is None and slot.result is None:
-                    slot.error = OutcomeUnknown("The lane's writer stopped while this command was under way.")
-            for slot in stranded:
-                slot.error = error
+            # Nobody may be left waiting for a thread that is gone. The batch in hand has its own errors.
+            with self._baton:
+                stranded = list(self._queue)
+                self._queue.clear()
+            _fail(stranded, _stopped)
             self._answer_others(batch + stranded, None)
             raise
+        finally:
+            with self._writer_lock:
+                self._writer = None
 
     def _gathered(self, own: _Slot | None = None) -> list[_Slot]:
         """Take what waits, oldest first, and the caller's own command after it."""
@@ -274,7 +287,7 @@ class Lane:
         return batch
 
     def _answer_others(self, batch: Iterable[_Slot], own: _Slot | None) -> None:
-        """Wake everybody but the caller itself, then report holds that ran out. Without the baton."""
+        """Wake everybody but the caller itself. Without the baton."""
         loops: dict[asyncio.AbstractEventLoop, list[_Slot]] = {}
         for slot in batch:
             if slot is own:
@@ -287,9 +300,20 @@ class Lane:
             # A loop that was closed meanwhile has nobody left to answer.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_resolve, slots)
-        if self._expired:
-            expired, self._expired = self._expired, []
+
+    def _taken_expired(self) -> list[HoldRow]:
+        """Take the holds that ran out in what was committed, each once. With the baton."""
+        expired, self._expired = self._expired, []
+        return expired
+
+    def _report(self, expired: Sequence[HoldRow]) -> None:
+        """Report holds that ran out. Without the baton, and after everybody was answered."""
+        if not expired:
+            return
+        try:
             self._on_expired(expired)
+        except Exception:
+            logger.exception("Reporting %d expired holds failed.", len(expired))
 
     # -- the batch ----------------------------------------------------------------------------------------------------
 
@@ -306,10 +330,14 @@ class Lane:
             raise
 
     def _recover(self, batch: Sequence[_Slot], error: Exception) -> None:
-        was_saving = self._is_saving
+        was_started, was_saving = self._is_started, self._is_saving
         if not self._abandon(error):
             if len(batch) == 1:
                 batch[0].error = _refused(error)
+            elif not was_started:
+                # No command is at fault, such as for a database that another process keeps locked: none does better alone.
+                for slot in batch:
+                    slot.result, slot.error = None, _refused(error)
             else:
                 for slot in batch:
                     self._execute((slot,))
@@ -319,7 +347,7 @@ class Lane:
             _fail(batch, lambda: _unsent(error))
 
     def _run_transaction(self, batch: Sequence[_Slot]) -> None:
-        self._is_saving = False
+        self._is_started = self._is_saving = False
         database = self._connected()
         workspace = Workspace(started_at=self._now())
         known = self._terms
@@ -335,6 +363,7 @@ class Lane:
                 workspace.terms[billable] = terms
                 slot.command.needs(workspace)
         journal = database.start(workspace, since_revision=self._revision)
+        self._is_started = True
         if journal:
             self._forget(journal)
             cold = True
@@ -387,7 +416,7 @@ class Lane:
 
     def _connected(self) -> Database:
         if self._database is None:
-            if self._closing:
+            if self._is_closed:
                 raise Closed("This Tallystick is closed. Open a new one.")
             self._database = self._connect()
             # What another connection knew of the terms may be older than this one's view.
@@ -400,6 +429,8 @@ class Lane:
         database = self._database
         if database is None:
             return True
+        # An account that was new in what is undone is new again.
+        self._terms.clear()
         if not database.is_lost(error):
             try:
                 database.rollback()
@@ -412,12 +443,28 @@ class Lane:
             database.close()
         return True
 
+    def _hang_up(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _pause_for_fork(self) -> bool:
+        """Wait for the batch in hand and hang up, so that a child inherits neither. The next command connects again.
+
+        A child that had a copy of the connection could not even close it without hanging up on the parent's server; and
+        one of a transaction on SQLite would find the database locked, by nobody, for ever.
+        """
+        if not self._baton.acquire(timeout=_FORK_PAUSE_SECONDS):
+            return False
+        self._hang_up()
+        return True
+
     def _forked(self) -> None:
-        # The parent goes on using its connection. Closing our copy would hang up on its server, or drop its file locks.
+        # Only if a batch took longer than the pause. The parent goes on using that connection.
         _orphans.append(self._database)
         closing = self._closing
         self._reset()
-        self._closing = closing
+        self._closing = self._is_closed = closing
 
 
 def _resolve(slots: Iterable[_Slot]) -> None:
@@ -464,11 +511,36 @@ def _refused(cause: Exception) -> Exception:
     return error
 
 
+def _stopped() -> TallystickError:
+    return StorageError("The lane's writer stopped. Nothing of this command was recorded; send it again.")
+
+
 _lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
 _orphans: list[object] = []
 
 
+class _Forking(threading.local):
+    """What the forking thread has paused: the thread itself goes on in the child."""
+
+    def __init__(self) -> None:
+        self.paused: list[Lane] = []
+
+
+_forking = _Forking()
+
+
+def _before_fork() -> None:
+    _forking.paused = [lane for lane in list(_lanes) if lane._pause_for_fork()]
+
+
+def _after_fork_in_parent() -> None:
+    for lane in _forking.paused:
+        lane._baton.release()
+    _forking.paused = []
+
+
 def _after_fork_in_child() -> None:
+    _forking.paused = []
     for lane in list(_lanes):
         lane._forked()
 
@@ -479,5 +551,6 @@ def _close_all() -> None:
             lane.close()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 atexit.register(_close_all)

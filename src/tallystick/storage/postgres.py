@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from tallystick.storage import tables
 from tallystick.storage.database import Journal, hold_from_row
-from tallystick.storage.statements import SAVES
+from tallystick.storage.statements import COUNTER_COLUMNS, SAVES, json_rows, recordset
 from tallystick.storage.workspace import Counter, CounterKey, KeyRow, Workspace
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresDatabase"]
 
-_SAVES = tuple((save.source, save.sql("%s")) for save in SAVES)
+_SAVES = tuple((save.source, save.columns, save.set_sql()) for save in SAVES)
 # The update that never happens still locks each row that it meets, and a missing account is made: one ordered pass.
 _LOCK = """
 INSERT INTO accounts (billable, created_at)
@@ -29,22 +30,27 @@ SELECT billable, %s FROM unnest(%s::text[]) AS wanted (billable) ORDER BY billab
 ON CONFLICT (billable) DO UPDATE SET created_at = accounts.created_at WHERE false
 """
 _JOURNAL = "SELECT revision, billable FROM terms_changes WHERE revision > %s ORDER BY revision"
-_COUNTERS = """
-SELECT billable, meter, scope, period, period_start, used, held FROM counters
-WHERE (billable, meter, scope, period, period_start)
-   IN (SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[]))
+_COUNTER_KEY = COUNTER_COLUMNS[:5]
+_COUNTERS = f"""
+SELECT {", ".join(f"c.{name}" for name in COUNTER_COLUMNS)} FROM {recordset(tables.counters, _COUNTER_KEY)}
+JOIN counters c USING ({", ".join(_COUNTER_KEY)})
 """
 _HOLD_COLUMNS = "id, billable, status, claims, expires_at, idempotency_key, event_id"
 _HOLDS = f"SELECT {_HOLD_COLUMNS} FROM holds WHERE id = ANY(%s)"
-_KEYS = """
-SELECT billable, key, fingerprint, hold_id, event_id, outcome FROM idempotency_keys
-WHERE (billable, key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+_KEY = ("billable", "key")
+_KEYS = f"""
+SELECT k.billable, k.key, k.fingerprint, k.hold_id, k.event_id, k.outcome
+FROM {recordset(tables.idempotency_keys, _KEY)} JOIN idempotency_keys k USING (billable, key)
 """
+_LAPSED_KEY = ("billable", "expires_at")
 _LAPSED = f"""
-SELECT {_HOLD_COLUMNS} FROM holds JOIN unnest(%s::text[], %s::bigint[]) AS wanted (who, at)
-    ON billable = who AND expires_at <= at
-WHERE status = 'open' ORDER BY id
+SELECT h.id, h.billable, h.status, h.claims, h.expires_at, h.idempotency_key, h.event_id
+FROM {recordset(tables.holds, _LAPSED_KEY)} JOIN holds h ON h.billable = r.billable AND h.expires_at <= r.expires_at
+WHERE h.status = 'open' ORDER BY h.id
 """
+# Everything here is looked up by key. Plans are made once and kept, and one that was made while a table was small would
+# go on reading it whole when it has grown.
+_SESSION = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
 
 
 class PostgresDatabase:
@@ -53,6 +59,7 @@ class PostgresDatabase:
     def __init__(self, engine: Engine) -> None:
         self._connection = engine.connect()
         self._driver: psycopg.Connection[Any] = self._connection.connection.driver_connection  # type: ignore[assignment]  # the pool's type is any driver's
+        self._driver.execute(_SESSION)
 
     def start(self, workspace: Workspace, *, since_revision: int) -> Journal:
         driver = self._driver
@@ -70,10 +77,11 @@ class PostgresDatabase:
     def _load(self, workspace: Workspace) -> None:
         """Send every query first, then read every answer: one round trip."""
         execute = self._driver.execute
-        counters = workspace.wanted_counters and execute(_COUNTERS, _columns(workspace.wanted_counters, 5))
-        holds = workspace.wanted_holds and execute(_HOLDS, (list(workspace.wanted_holds),))
-        keys = workspace.wanted_keys and execute(_KEYS, _columns(workspace.wanted_keys, 2))
-        lapsed = workspace.wanted_lapsed and execute(_LAPSED, _columns(workspace.wanted_lapsed.items(), 2))
+        wanted = workspace
+        counters = wanted.wanted_counters and execute(_COUNTERS, (json_rows(_COUNTER_KEY, wanted.wanted_counters),))
+        holds = wanted.wanted_holds and execute(_HOLDS, (list(wanted.wanted_holds),))
+        keys = wanted.wanted_keys and execute(_KEYS, (json_rows(_KEY, wanted.wanted_keys),))
+        lapsed = wanted.wanted_lapsed and execute(_LAPSED, (json_rows(_LAPSED_KEY, wanted.wanted_lapsed.items()),))
         if counters:
             workspace.counters.update((key, Counter()) for key in workspace.wanted_counters)
             for row in counters:
@@ -99,9 +107,9 @@ class PostgresDatabase:
     def save_and_commit(self, workspace: Workspace) -> None:
         with self._driver.pipeline(), self._driver.cursor() as cursor:
             rows = workspace.rows()
-            for source, sql in _SAVES:
+            for source, columns, sql in _SAVES:
                 if source in rows:
-                    cursor.executemany(sql, rows[source])
+                    cursor.execute(sql, (json_rows(columns, rows[source]),))
             cursor.execute("COMMIT")
 
     def rollback(self) -> None:
@@ -115,11 +123,10 @@ class PostgresDatabase:
         return result
 
     def is_lost(self, error: BaseException) -> bool:
-        return self._driver.closed or isinstance(error, psycopg.OperationalError)
+        if self._driver.closed:
+            return True
+        # An error with a code is the server's answer: it has undone the transaction and is still there.
+        return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
 
     def close(self) -> None:
         self._connection.close()
-
-
-def _columns(rows: Any, width: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SqliteDatabase"]
 
-_SAVES = tuple((save.source, save.sql("?")) for save in SAVES)
+_SAVES = tuple((save.source, save.row_sql()) for save in SAVES)
 _JOURNAL = "SELECT revision, billable FROM terms_changes WHERE revision > ? ORDER BY revision"
 _COUNTER = (
     "SELECT used, held FROM counters WHERE billable = ? AND meter = ? AND scope = ? AND period = ? AND period_start = ?"

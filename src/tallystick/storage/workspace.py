@@ -24,13 +24,12 @@ class MoreNeeded(Exception):
 _LISTS = (
     "new_accounts",
     "new_holds",
-    "closed_holds",
     "events",
     "overages",
-    "dropped_keys",
-    "new_keys",
-    "finished_keys",
 )
+
+
+_BY_NAME = ("closed_holds", "freed_keys", "kept_keys")
 
 
 class CounterKey(NamedTuple):
@@ -108,21 +107,21 @@ class Workspace:
     """Rows read and rows to write for one batch. Keyed by names, so that loading twice is harmless."""
 
     __slots__ = (
+        "absent_holds",
         "billables",
         "closed_holds",
         "counters",
         "daily",
-        "dropped_keys",
         "events",
         "expired",
-        "finished_keys",
+        "freed_keys",
         "holds",
         "hourly",
+        "kept_keys",
         "keys",
         "lapsed",
         "new_accounts",
         "new_holds",
-        "new_keys",
         "overages",
         "started_at",
         "terms",
@@ -142,18 +141,19 @@ class Workspace:
         self.wanted_lapsed: dict[str, int] = {}
         self.counters: dict[CounterKey, Counter] = {}
         self.holds: dict[str, HoldRow] = {}
+        self.absent_holds: set[str] = set()
         self.keys: dict[tuple[str, str], KeyRow | None] = {}
         self.lapsed: dict[str, list[HoldRow]] = {}
         self.new_accounts: list[tuple[object, ...]] = []
         self.new_holds: list[tuple[object, ...]] = []
-        self.closed_holds: list[tuple[object, ...]] = []
+        self.closed_holds: dict[str, tuple[object, ...]] = {}
         self.events: list[tuple[object, ...]] = []
         self.hourly: dict[RollupKey, list[int]] = {}
         self.daily: dict[RollupKey, list[int]] = {}
         self.overages: list[tuple[object, ...]] = []
-        self.new_keys: list[tuple[object, ...]] = []
-        self.finished_keys: list[tuple[object, ...]] = []
-        self.dropped_keys: list[tuple[str, str]] = []
+        # A batch may give a key to one call, free it and give it to another; a key is in one of both, as it is in the end.
+        self.kept_keys: dict[tuple[str, str], tuple[object, ...]] = {}
+        self.freed_keys: dict[tuple[str, str], tuple[object, ...]] = {}
         self.expired: list[HoldRow] = []
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -180,6 +180,7 @@ class Workspace:
 
     def forget_wants(self) -> None:
         self.wanted_counters.clear()
+        self.absent_holds.update(hold_id for hold_id in self.wanted_holds if hold_id not in self.holds)
         self.wanted_holds.clear()
         self.wanted_keys.clear()
         self.wanted_lapsed.clear()
@@ -197,24 +198,31 @@ class Workspace:
         self.new_holds.append(row)
 
     def close_hold(self, hold: HoldRow, *, status: str, at: int, event_id: str | None = None) -> None:
-        """Give an open hold its end, once: what it claimed is free again."""
-        for claim in hold.claims:
-            self.counter(CounterKey(hold.billable, *claim[:4])).held -= claim.amount
+        """Give a hold its end. What an open one claimed is free again; a late settlement of a closed one frees nothing."""
+        if hold.status == "open":
+            for claim in hold.claims:
+                self.counter(CounterKey(hold.billable, *claim[:4])).held -= claim.amount
         hold.status = status
         hold.event_id = event_id
-        self.closed_holds.append((status, event_id, at, hold.id))
+        self.closed_holds[hold.id] = (status, event_id, at, hold.id)
 
-    def claim_key(self, billable: str, key: str, row: KeyRow, *, at: int) -> None:
+    def set_key(self, billable: str, key: str, row: KeyRow, *, at: int) -> None:
+        """Give a key to a hold, or keep its first answer with it."""
         self.keys[billable, key] = row
-        self.new_keys.append((billable, key, row.fingerprint, row.hold_id, row.event_id, row.outcome, at))
+        self.freed_keys.pop((billable, key), None)
+        self.kept_keys[billable, key] = (billable, key, row.fingerprint, row.hold_id, row.event_id, row.outcome, at)
 
-    def finish_key(self, billable: str, key: str, row: KeyRow) -> None:
-        self.keys[billable, key] = row
-        self.finished_keys.append((row.event_id, row.outcome, billable, key))
-
-    def drop_key(self, billable: str, key: str) -> None:
-        self.keys[billable, key] = None
-        self.dropped_keys.append((billable, key))
+    def free_key(self, hold: HoldRow) -> None:
+        """Let go of the key of a hold that ended without use, unless the key is another's by now."""
+        if hold.idempotency_key is None:
+            return
+        name = hold.billable, hold.idempotency_key
+        row = self.keys.get(name)
+        if row is not None and row.hold_id != hold.id:
+            return
+        self.keys[name] = None
+        self.kept_keys.pop(name, None)
+        self.freed_keys[name] = (*name, hold.id)
 
     def add_to_rollups(self, hourly: RollupKey, daily: RollupKey, amounts: Iterable[int]) -> None:
         """Add one event's amounts to its hour and its day."""
@@ -234,6 +242,10 @@ class Workspace:
             rows = getattr(self, name)
             if rows:
                 found[name] = rows
+        for name in _BY_NAME:
+            rows = getattr(self, name)
+            if rows:
+                found[name] = list(rows.values())
         if self.hourly:
             found["hourly"] = [(*key, *sums) for key, sums in self.hourly.items()]
             found["daily"] = [(*key, *sums) for key, sums in self.daily.items()]

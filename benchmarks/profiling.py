@@ -1,0 +1,99 @@
+"""Where the time of our side goes: on the processor by thread, and by function."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.databases import Databases
+from benchmarks.lane import Ours
+from benchmarks.rounds import Round
+from benchmarks.workload import BILLABLES
+
+__all__ = ["print_profile"]
+
+_LINES = 12
+_WRITER = "tallystick-lane"
+
+
+def print_profile(console: Console, databases: Databases, seconds: float) -> None:
+    """Print what a pair costs on the processor and which functions that is, for one caller and for many."""
+    for who, callers in (("1 caller", 1), ("64 async callers", 64)):
+        console.rule(f"{databases.kind}, {who}")
+        _print_processor_time(console, databases, callers, seconds)
+        caller = cProfile.Profile()
+        with closing(_opened(databases, f"profile_{callers}_caller")) as ours:
+            run = _run(ours, callers)
+            caller.enable()
+            pairs = run(seconds).pairs
+            caller.disable()
+        console.print(_functions("The callers' thread", caller, pairs))
+        if callers > 1:
+            writer = cProfile.Profile()
+            _profile_next_writer(writer)
+            with closing(_opened(databases, f"profile_{callers}_writer")) as ours:
+                pairs = _run(ours, callers)(seconds).pairs + len(BILLABLES)
+            console.print(_functions("The lane's writer", writer, pairs))
+
+
+def _opened(databases: Databases, name: str) -> Ours:
+    ours = Ours(databases.fresh(name))
+    ours.warm_up(BILLABLES)
+    return ours
+
+
+def _run(ours: Ours, callers: int) -> Callable[[float], Round]:
+    return ours.one_caller(BILLABLES) if callers == 1 else ours.tasks(BILLABLES, callers)
+
+
+def _print_processor_time(console: Console, databases: Databases, callers: int, seconds: float) -> None:
+    with closing(_opened(databases, f"profile_{callers}")) as ours:
+        before, writer_before = time.thread_time(), _writer_time()
+        done = _run(ours, callers)(seconds)
+        caller, writer = time.thread_time() - before, _writer_time() - writer_before
+    each = 1e6 / done.pairs
+    console.print(
+        f"{done.rate:,.0f} pairs/s: {done.seconds * each:,.0f} µs a pair, of it on the processor "
+        f"{caller * each:,.0f} µs in the callers' thread and {writer * each:,.0f} µs in the lane's writer."
+    )
+
+
+def _writer_time() -> float:
+    """Return the processor seconds of the lane's writer; 0 where there is none."""
+    writers = [thread for thread in threading.enumerate() if thread.name == _WRITER and thread.ident is not None]
+    return sum(time.clock_gettime(time.pthread_getcpuclockid(thread.ident or 0)) for thread in writers)
+
+
+def _profile_next_writer(profile: cProfile.Profile) -> None:
+    """Let the profile begin in the lane's thread, with the first call there: a profile belongs to one thread."""
+
+    def begin(_frame: object, _event: str, _argument: object) -> None:
+        sys.setprofile(None)
+        if threading.current_thread().name == _WRITER:
+            threading.setprofile(None)
+            profile.enable()
+
+    threading.setprofile(begin)
+
+
+def _functions(title: str, profile: cProfile.Profile, pairs: int) -> Table:
+    stats: dict[tuple[str, int, str], tuple[Any, ...]] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    longest = sorted(stats.items(), key=lambda entry: -entry[1][2])[:_LINES]
+    table = Table(title=f"{title}: own time (calls of Python look slower under the profiler)", title_style="")
+    table.add_column("µs a pair", justify="right")
+    table.add_column("calls a pair", justify="right")
+    table.add_column("function")
+    for (file, line, name), (_, calls, own, *_rest) in longest:
+        where = f"{Path(file).parent.name}/{Path(file).name}:{line} " if line else ""
+        table.add_row(f"{own / pairs * 1e6:,.1f}", f"{calls / pairs:.2f}", f"{where}{name}")
+    return table

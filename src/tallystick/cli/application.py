@@ -1,0 +1,68 @@
+"""All commands in one application, in the order in which `tallystick --help` lists them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tallystick.cli.demo import demo
+from tallystick.cli.doctor import doctor
+from tallystick.cli.ending import Commands
+from tallystick.cli.explain import explain
+from tallystick.cli.imports import import_file
+from tallystick.cli.init import init
+from tallystick.cli.limits import limits
+from tallystick.cli.migrate import migrate
+from tallystick.cli.plans import plans
+from tallystick.cli.report import report
+from tallystick.cli.reprice import reprice
+from tallystick.cli.subscriptions import subscriptions
+from tallystick.cli.validate import validate
+
+__all__ = ["application"]
+
+_TRY, _SET_UP, _USE, _CUSTOMERS = "To try it", "Set up and check", "Usage and costs", "Plans and limits"
+
+application = typer.Typer(
+    name="tallystick",
+    cls=Commands,
+    help="Meter, limit and bill the use of AI models.",
+    epilog=(
+        "Exit codes: 0 done; 1 the answer is no (drift, problems, rejected rows); 2 wrong usage; 3 an error. "
+        "TALLYSTICK_DEBUG=1 shows where an error comes from."
+    ),
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from tallystick import __version__
+
+        typer.echo(f"tallystick {__version__}")
+        raise typer.Exit
+
+
+@application.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+application.command(rich_help_panel=_TRY)(demo)
+application.command(rich_help_panel=_SET_UP)(init)
+application.command(rich_help_panel=_SET_UP)(migrate)
+application.command(rich_help_panel=_SET_UP)(validate)
+application.command(rich_help_panel=_SET_UP)(doctor)
+application.command(rich_help_panel=_USE)(report)
+application.command(rich_help_panel=_USE)(explain)
+application.command("import", rich_help_panel=_USE)(import_file)
+application.command(rich_help_panel=_USE)(reprice)
+application.add_typer(plans, rich_help_panel=_CUSTOMERS)
+application.add_typer(subscriptions, rich_help_panel=_CUSTOMERS)
+application.add_typer(limits, rich_help_panel=_CUSTOMERS)

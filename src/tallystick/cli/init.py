@@ -1,0 +1,133 @@
+"""`tallystick init`: a settings file with everything in it as comments, and the database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tallystick.cli.options import AsJson, Config, Database
+from tallystick.cli.output import console, print_json
+from tallystick.errors import Conflict, InvalidInput
+
+if TYPE_CHECKING:
+    from tallystick.settings import SettingKey
+
+__all__ = ["init", "settings_file"]
+
+_HEAD = """\
+# Settings of Tallystick. Lines that begin with "#" are not in force: they show each setting with its default, or an
+# example. Remove the "#" to change it. An environment variable wins over this file: TALLYSTICK_BILLING__CURRENCY=EUR.
+# `tallystick validate` says what is in force and where it came from.
+"""
+
+# Settings that are not set by default, or that name something of one's own, by example.
+_EXAMPLES = {"default_provider": '"openai"', "storage.prune_after_days": "400"}
+_CURRENCY_RATES = """\
+# One unit of the first currency is so many of the second. Never inverted, and never taken for 1.
+#[billing.currency_rates]
+#usd_eur = "0.92"
+"""
+_PROVIDERS = """\
+# Prices of your own, in place of the catalogue's. A name with a dot is quoted: models."gpt-4.1".
+#[providers.openai.models."gpt-4o-mini"]
+#input_price_per_1k = "0.00015"
+#output_price_per_1k = "0.0006"
+
+# A class of your own that reads the usage of a provider's responses.
+#[providers.ours]
+#class = "application.providers:OurProvider"
+"""
+
+
+def init(
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the settings file. The database is never.")] = False,
+    database: Database = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a commented settings file (./tallystick.toml, or --config) and create the database.
+
+    A --database is written into the file, unless it has a password in it. An existing file is not overwritten, and an
+    existing database is kept and migrated.
+    """
+    file = config or Path("tallystick.toml")
+    if file.exists() and not force:
+        raise Conflict(f"There is a file {file} already. Edit it, or overwrite it with --force.")
+    masked = _without_password(database)
+    created = _create(file, settings_file(database if database == masked else None), database)
+    if as_json:
+        print_json(
+            {"config": str(file), "database": masked or "", "schema": {"before": created[0], "after": created[1]}}
+        )
+        return
+    out = console()
+    out.print(f"Wrote {file}: every setting, with its default, as a comment.")
+    was = "created" if created[0] is None else "kept"
+    out.print(f"Database {was}, at schema {created[1]}.")
+    if database != masked:
+        out.print("The database's password is not in the file: set TALLYSTICK_DATABASE_URL, or give --database.")
+    if config is not None:
+        out.print(f"Say where the file is: TALLYSTICK_CONFIG={file}, or --config {file}.")
+    out.print("Next: tallystick validate")
+
+
+def settings_file(database: str | None) -> str:
+    """Return the text of a settings file in which nothing but the database, if one is given, is in force."""
+    from tallystick.settings import known_settings
+
+    return "\n".join([_HEAD, *_lines(known_settings(), database), "", _CURRENCY_RATES, _PROVIDERS])
+
+
+def _lines(settings: Sequence[SettingKey], database: str | None) -> Iterator[str]:
+    table = ""
+    for setting in settings:
+        if "<" in setting.name:
+            continue
+        group, _, key = setting.name.rpartition(".")
+        if group != table:
+            table = group
+            yield f"\n[{group}]"
+        description = setting.description.replace("`", "")
+        yield f"# {description}" if description.endswith("…") else f"# {description}."
+        value = _EXAMPLES.get(setting.name) or _toml(setting.default)
+        if setting.name == "database_url" and database is not None:
+            yield f"database_url = {_toml(database)}"
+        else:
+            yield f"#{key} = {value}"
+
+
+def _toml(value: object) -> str:
+    # A JSON text, number, boolean or list of texts is the same in TOML.
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _create(file: Path, text: str, database: str | None) -> tuple[str | None, str]:
+    """Write the file and migrate the database. The file is put in place once the database is there."""
+    from tallystick.settings import Settings
+    from tallystick.upkeep import migrate_database
+
+    draft = file.with_name(f".{file.name}.new")
+    try:
+        draft.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput("config", str(file), f"The file cannot be written: {error.strerror}.") from None
+    try:
+        change = migrate_database(Settings.load(database, draft))
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    return change.before, change.after
+
+
+def _without_password(database: str | None) -> str | None:
+    """Return the URL as it may be shown: the same one, where it has no password."""
+    from tallystick.settings import Settings
+
+    if database is None:
+        return None
+    settings = Settings.load(database)
+    return next(str(row.value) for row in settings.describe() if row.key == "database_url")

@@ -1,0 +1,143 @@
+"""`tallystick plans`: what is sold."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from tallystick.cli.figures import amount, count
+from tallystick.cli.options import AsJson, Config, Database, open_any, open_existing
+from tallystick.cli.output import console, print_json, table
+from tallystick.errors import InvalidInput
+from tallystick.money import Money
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["money", "plan_as_json", "plans"]
+
+plans = typer.Typer(name="plans", help="Plans: list them, create one.")
+
+
+@plans.command("list")
+def list_plans(database: Database = None, config: Config = None, as_json: AsJson = False) -> None:
+    """List every plan with the limits and prices that are sold now."""
+    with open_existing(database, config) as ts:
+        found = ts.plans.list()
+    if as_json:
+        print_json({"plans": [plan_as_json(plan.current) for plan in found]})
+    else:
+        _show(console(), found)
+
+
+@plans.command("create")
+def create_plan(
+    slug: Annotated[str, typer.Argument(help="What programs call it, such as pro.")],
+    name: Annotated[str | None, typer.Option(help="What people call it; otherwise the slug.")] = None,
+    monthly_token_limit: Annotated[int | None, typer.Option(min=0, help="Tokens per period; else unlimited.")] = None,
+    monthly_cost_limit: Annotated[
+        str | None, typer.Option(metavar="MONEY", help='Cost per period, such as "100 USD"; otherwise unlimited.')
+    ] = None,
+    overage_price_per_1k_tokens: Annotated[
+        str | None, typer.Option(metavar="MONEY", help="Price of 1,000 tokens beyond the limit.")
+    ] = None,
+    overage_behavior: Annotated[
+        Literal["block", "charge", "allow"] | None,
+        typer.Option(help="Past a limit: refuse, charge, or let pass; otherwise as billing.overage_behavior."),
+    ] = None,
+    trial_days: Annotated[int, typer.Option(min=0, help="Days of trial of a new subscription.")] = 0,
+    price: Annotated[str | None, typer.Option(metavar="MONEY", help='Price per cycle, such as "99 USD".')] = None,
+    billing_cycle: Annotated[
+        Literal["monthly", "quarterly", "yearly", "lifetime"], typer.Option(help="How often the price is due.")
+    ] = "monthly",
+    database: Database = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a plan and publish its first version. An amount without a currency is in billing.currency."""
+    with open_any(database, config) as ts:
+        currency = ts.settings.billing.currency
+        per_1k = overage_price_per_1k_tokens
+        plan = ts.plans.create(
+            slug,
+            name,
+            monthly_token_limit=monthly_token_limit,
+            monthly_cost_limit=money(monthly_cost_limit, currency, field="monthly_cost_limit"),
+            overage_price_per_1k_tokens=money(per_1k, currency, field="overage_price_per_1k_tokens"),
+            overage_behavior=overage_behavior,
+            trial_days=trial_days,
+            price=money(price, currency, field="price"),
+            billing_cycle=billing_cycle,
+        )
+    if as_json:
+        print_json(plan_as_json(plan.current))
+        return
+    out = console()
+    _show(out, [plan])
+    out.print()
+    out.print(f"Created. Next: tallystick subscriptions create user:1 {plan.slug}")
+
+
+def money(text: str | None, currency: str, *, field: str) -> Money | None:
+    """Read an amount: "100 USD", or "100" in the given currency.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        return Money.parse(text) if " " in text.strip() else Money(text.strip(), currency)
+    except InvalidInput as error:
+        raise InvalidInput(
+            field, text, f'Write an amount and a currency, such as "100 {currency}". {error.remedy}'
+        ) from None
+
+
+def plan_as_json(version: Any) -> dict[str, object]:
+    """Return a version of a plan as plain values."""
+    rate: Decimal | None = version.overage_price_per_1k_tokens
+    return {
+        "slug": version.slug,
+        "name": version.name,
+        "version": version.version,
+        "currency": version.currency,
+        "monthly_token_limit": version.monthly_token_limit,
+        "monthly_cost_limit": version.monthly_cost_limit,
+        "overage_behavior": None if version.overage_behavior is None else str(version.overage_behavior),
+        "overage_price_per_1k_tokens": None if rate is None else {"amount": f"{rate:f}", "currency": version.currency},
+        "trial_days": version.trial_days,
+        "price": version.price,
+        "billing_cycle": version.billing_cycle,
+        "published_at": version.published_at,
+    }
+
+
+def _show(out: Console, found: list[Any]) -> None:
+    if not found:
+        out.print("There are no plans yet. Create one: tallystick plans create pro --monthly-token-limit 1000000")
+        return
+    figures = ("Version", "Tokens", "Cost", "Trial", "Price")
+    shown = table("Plan", "Name", "Version", "Tokens", "Cost", "Past the limit", "Trial", "Price", right=figures)
+    for plan in found:
+        version = plan.current
+        trial = f"{version.trial_days} days" if version.trial_days else "–"
+        shown.add_row(
+            plan.slug,
+            plan.name,
+            str(version.version),
+            "unlimited" if version.monthly_token_limit is None else count(version.monthly_token_limit),
+            "unlimited" if version.monthly_cost_limit is None else amount(version.monthly_cost_limit),
+            _past_limit(version),
+            trial,
+            "–" if version.price is None else f"{amount(version.price)} {version.billing_cycle}",
+        )
+    out.print(shown)
+
+
+def _past_limit(version: Any) -> str:
+    behavior = "as set" if version.overage_behavior is None else str(version.overage_behavior)
+    rate = version.overage_price_per_1k_tokens
+    return behavior if rate is None else f"{behavior}, {rate:f} {version.currency} for 1,000 tokens"

@@ -17,10 +17,10 @@ from rich.console import Console
 from benchmarks import pricing
 from benchmarks.cases import CASES, Case, Comparison
 from benchmarks.databases import Databases, SqliteDatabases, postgres_databases
-from benchmarks.machine import Machine, others_share
+from benchmarks.machine import Machine, Neighbours
 from benchmarks.profiling import print_profile
 from benchmarks.report import as_json, print_table
-from benchmarks.rounds import Pace
+from benchmarks.rounds import OTHERS_SHARE_MAX, Pace, Turns
 
 PRICING = "pricing"
 THOROUGH = Pace(rounds=5, round_seconds=1.0, history_events=1_000_000)
@@ -58,25 +58,26 @@ def main(
         folder = Path(
             opened.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True))
         )
-        machine, others_before = Machine.measured(folder), others_share()
-        kinds = list(_started(database, folder, opened))
+        machine, neighbours = Machine.measured(folder), Neighbours()
+        kinds = list(_started(database, folder, neighbours, opened))
         for line in (*machine.lines(), *(kind.version() for kind in kinds)):
             console.print(line, highlight=False)
         if profile:
             for kind in kinds:
                 print_profile(console, kind, _PROFILE_SECONDS)
             return
-        found = _measured(console, cases, kinds, QUICK if quick else THOROUGH)
+        turns = Turns(QUICK if quick else THOROUGH, neighbours)
+        found = _measured(console, cases, kinds, turns)
         versions = [kind.version() for kind in kinds]
-    shares = (others_before, others_share())
     print_table(console, found)
-    if shares[0] is not None and shares[1] is not None:
+    if turns.disturbed:
         console.print(
-            f"Other programs took {shares[0]:.0%} of the processors before the run and {shares[1]:.0%} after it.",
+            f"In {turns.disturbed} turns other programs took more than {OTHERS_SHARE_MAX:.0%} of the processors; "
+            f"{turns.kept} of these count all the same, for want of calmer ones.",
             highlight=False,
         )
     if json_file is not None:
-        facts = {"machine": asdict(machine), "databases": versions, "others_share": shares}
+        facts = {"machine": asdict(machine), "databases": versions, "disturbed_turns_that_count": turns.kept}
         json_file.write_text(json.dumps({**facts, "results": as_json(found)}, indent=2) + "\n")
 
 
@@ -88,19 +89,22 @@ def _chosen(only: list[str] | None) -> list[Case]:
     return [case for case in CASES if not only or case.name in only]
 
 
-def _started(which: Which, folder: Path, opened: ExitStack) -> Iterator[Databases]:
+def _started(which: Which, folder: Path, neighbours: Neighbours, opened: ExitStack) -> Iterator[Databases]:
     if which is not Which.POSTGRES:
         yield SqliteDatabases(folder)
     if which is not Which.SQLITE:
-        yield opened.enter_context(postgres_databases(folder))
+        server = opened.enter_context(postgres_databases(folder))
+        if server.process is not None:
+            neighbours.leave_out(server.process)
+        yield server
 
 
-def _measured(console: Console, cases: list[Case], kinds: list[Databases], pace: Pace) -> list[Comparison]:
+def _measured(console: Console, cases: list[Case], kinds: list[Databases], turns: Turns) -> list[Comparison]:
     found: list[Comparison] = []
     for kind in kinds:
         for case in cases:
             with console.status(f"{kind.kind}: {case.name.replace('_', ' ')}"):
-                found += case.run(kind, pace)
+                found += case.run(kind, turns)
     return found
 
 

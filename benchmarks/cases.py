@@ -10,7 +10,7 @@ from benchmarks.databases import Databases
 from benchmarks.floors import GroupWriter, PairWriter, PlpgsqlCallers, SqliteCallers
 from benchmarks.history import write_history
 from benchmarks.lane import Ours
-from benchmarks.rounds import Pace, Round, Spread, measured_in_turns, rates, ratios
+from benchmarks.rounds import Round, Spread, Turns, rates, ratios
 from benchmarks.workload import BILLABLES, HOT
 
 __all__ = ["CASES", "Case", "Comparison"]
@@ -58,7 +58,7 @@ class _Race:
     """One database kind's contestants of one case, closed when it is over."""
 
     databases: Databases
-    pace: Pace
+    turns: Turns
     case: str
     opened: ExitStack = field(default_factory=ExitStack)
 
@@ -85,7 +85,7 @@ class _Race:
         return self.opened.enter_context(closing(kind(database, billables, callers)))
 
     def run(self, **contestants: Callable[[float], Round]) -> Mapping[str, Sequence[Round]]:
-        return measured_in_turns(contestants, self.pace)
+        return self.turns.run(contestants)
 
     def rates(
         self,
@@ -197,7 +197,7 @@ def hot(race: _Race) -> list[Comparison]:
 
 def history(race: _Race) -> list[Comparison]:
     """A database that has seen much, beside one that has seen nothing."""
-    events = race.pace.history_events
+    events = race.turns.pace.history_events
     full, empty = race.ours(BILLABLES, name="full", history=events), race.ours(BILLABLES, name="empty")
     lines = []
     for callers in (_TASKS, 1):
@@ -219,8 +219,8 @@ class Case:
     name: str
     race: Callable[[_Race], list[Comparison]]
 
-    def run(self, databases: Databases, pace: Pace) -> list[Comparison]:
-        race = _Race(databases, pace, self.name)
+    def run(self, databases: Databases, turns: Turns) -> list[Comparison]:
+        race = _Race(databases, turns, self.name)
         with race.opened:
             return self.race(race)
 

@@ -120,6 +120,7 @@ class PostgresDatabases:
 
     def __init__(self, server: PostgresServer) -> None:
         self._url = server.get_uri()
+        self.process = server.get_pid()
 
     def fresh(self, name: str) -> Database:
         self._create(name, template=self._template)

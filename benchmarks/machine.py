@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 
-__all__ = ["Machine", "others_share"]
+__all__ = ["Machine", "Neighbours"]
 
 _SYNCHRONISATIONS = 500
-_LOOKING_SECONDS = 0.5
-_PROCESSOR_TIMES = Path("/proc/stat")
+_PROCESSES = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +47,46 @@ class Machine:
         ]
 
 
-def others_share() -> float | None:
-    """Return how much of the processors other programs take while this one sleeps a moment. None outside Linux."""
-    before = _busy_and_total()
-    time.sleep(_LOOKING_SECONDS)
-    after = _busy_and_total()
-    if before is None or after is None:
-        return None
-    return (after[0] - before[0]) / (after[1] - before[1])
+class Neighbours:
+    """Watches how much of the processors other programs take. Only Linux tells; elsewhere it stays at zero."""
+
+    def __init__(self) -> None:
+        self._servers: list[int] = []
+
+    def leave_out(self, server: int) -> None:
+        """Count a server's process and its children as the benchmark's own."""
+        self._servers.append(server)
+
+    def watch(self) -> Callable[[], float]:
+        """Return a function that says which share of the processors other programs took since now."""
+        before = self._times()
+
+        def share() -> float:
+            busy, total, own = (now - then for now, then in zip(self._times(), before, strict=True))
+            return max(0.0, (busy - own) / total) if total else 0.0
+
+        return share
+
+    def _times(self) -> tuple[int, int, int]:
+        """Return the busy, all, and our own clock ticks until now."""
+        if not (_PROCESSES / "stat").exists():
+            return 0, 0, 0
+        times = [int(value) for value in (_PROCESSES / "stat").read_text().splitlines()[0].split()[1:9]]
+        idle = times[3] + times[4]
+        processes = [os.getpid(), *self._servers]
+        for server in self._servers:
+            children = _PROCESSES / f"{server}/task/{server}/children"
+            processes += [int(child) for child in children.read_text().split()]
+        return sum(times) - idle, sum(times), sum(_ticks(process) for process in processes)
+
+
+def _ticks(process: int) -> int:
+    """Return a process's clock ticks, those of its ended children included; 0 where it has just ended."""
+    try:
+        text = (_PROCESSES / f"{process}/stat").read_text()
+    except OSError:
+        return 0
+    return sum(int(value) for value in text.rpartition(")")[2].split()[11:15])
 
 
 def _processor() -> str:
@@ -83,10 +114,3 @@ def _synchronisation(path: Path, *, extent: int) -> tuple[float, float]:
             times.append((perf_counter() - started) * 1e6)
     path.unlink()
     return median(times), quantiles(times, n=100)[98]
-
-
-def _busy_and_total() -> tuple[int, int] | None:
-    if not _PROCESSOR_TIMES.exists():
-        return None
-    times = [int(value) for value in _PROCESSOR_TIMES.read_text().splitlines()[0].split()[1:9]]
-    return sum(times) - times[3] - times[4], sum(times)

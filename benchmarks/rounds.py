@@ -6,7 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["Pace", "Round", "Spread", "measured_in_turns", "ratios"]
+from benchmarks.machine import Neighbours
+
+__all__ = ["Pace", "Round", "Spread", "Turns", "rates", "ratios"]
+
+OTHERS_SHARE_MAX = 0.15
+"""The share of the processors that other programs may take of a turn that counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +62,30 @@ class Spread:
         return max(self.values)
 
 
-def measured_in_turns(contestants: Mapping[str, Callable[[float], Round]], pace: Pace) -> Mapping[str, Sequence[Round]]:
-    """Run the contestants one after the other, round after round: what disturbs one disturbs its neighbours too."""
-    found: dict[str, list[Round]] = {name: [] for name in contestants}
-    for _ in range(pace.rounds):
-        for name, run in contestants.items():
-            found[name].append(run(pace.round_seconds))
-    return found
+class Turns:
+    """Runs contestants in turns. A turn that other programs disturbed does not count, and is run again once."""
+
+    def __init__(self, pace: Pace, neighbours: Neighbours) -> None:
+        self.pace = pace
+        self.disturbed = 0
+        self.kept = 0
+        self._neighbours = neighbours
+
+    def run(self, contestants: Mapping[str, Callable[[float], Round]]) -> Mapping[str, Sequence[Round]]:
+        """Run the contestants one after the other, turn after turn: what disturbs one disturbs its neighbours too."""
+        rounds = self.pace.rounds
+        turns: list[tuple[float, Mapping[str, Round]]] = []
+        calm = 0
+        while calm < rounds and len(turns) < 2 * rounds:
+            others = self._neighbours.watch()
+            turn = {name: run(self.pace.round_seconds) for name, run in contestants.items()}
+            share = others()
+            turns.append((share, turn))
+            calm += share <= OTHERS_SHARE_MAX
+        self.disturbed += len(turns) - calm
+        self.kept += max(0, rounds - calm)
+        calmest = [turn for _, turn in sorted(turns, key=lambda one: one[0])[:rounds]]
+        return {name: [turn[name] for turn in calmest] for name in contestants}
 
 
 def rates(rounds: Sequence[Round]) -> Spread:

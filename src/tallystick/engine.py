@@ -335,7 +335,7 @@ class Engine:
             if self.handlers.wants(HoldExpired):
                 held: dict[str, int] = {}
                 for claim in hold.claims:
-                    held[claim.meter] = held.get(claim.meter, 0) + claim.amount
+                    held[claim.key.meter] = held.get(claim.key.meter, 0) + claim.amount
                 expired = HoldExpired(
                     billable=hold.billable, at=at, hold_id=hold.id, held=held, idempotency_key=hold.idempotency_key
                 )

@@ -366,8 +366,9 @@ def test_use_cannot_be_recorded_under_the_key_of_a_call_in_flight(ts: Tallystick
         "idempotency_key": "once",
     }
     with keyed.hold() as hold:
-        with pytest.raises(InvalidInput, match="in flight"):
+        with pytest.raises(CallInProgress) as in_flight:
             ts.usage.record(**record)
+        assert in_flight.value.hold_id == hold.id
         rejected = ts.usage.record_batch([record]).rejected
         assert [one.code for one in rejected] == ["call_in_progress"]
         hold.settle()

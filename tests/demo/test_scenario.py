@@ -45,7 +45,9 @@ class Played:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     url = f"sqlite:///{tmp_path_factory.mktemp('demo') / 'demo.db'}"
-    findings = scenario.play(url)
+    announced: list[str] = []
+    findings = scenario.play(url, announce=announced.append)
+    assert len(announced) == 10
     return Played(findings, next_commands(url, findings), json.loads(json.dumps(findings.to_dict())))
 
 
@@ -259,18 +261,33 @@ def test_without_any_sdk_it_goes_by_plain_http(played: Played, sqlite_url: str) 
 
 
 def test_neither_settings_nor_a_proxy_of_the_environment_change_it(tmp_path: Path) -> None:
-    (tmp_path / "tallystick.toml").write_text('enforcement = "off"\n[billing]\noverage_behavior = "allow"\n')
+    folder, temporary = tmp_path / "folder", tmp_path / "temporary"
+    folder.mkdir()
+    temporary.mkdir()
+    (folder / "tallystick.toml").write_text('enforcement = "off"\n[billing]\noverage_behavior = "allow"\n')
     environment = {
         **os.environ,
         **dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:9"),
         "TALLYSTICK_PERIOD__TYPE": "rolling",
+        "TMPDIR": str(temporary),
         "COLUMNS": "100",
         "NO_COLOR": "1",
     }
     program = "import sys; from tallystick.demo.scenario import run; sys.exit(run())"
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert "12 admitted, 28 refused" in done.stdout
     assert "\x1b" not in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["tallystick.toml"]
+    # Nothing is left but the database that the commands at the end of the report name.
+    assert [path.name for path in folder.iterdir()] == ["tallystick.toml"]
+    [kept] = temporary.glob("*/demo.db")
+    assert f"sqlite:///{kept}" in done.stdout
+
+
+def test_it_plays_on_postgresql_too(played: Played, postgres_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert scenario.run(postgres_url, as_json=True) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [data[name] for name in ("tokens", "cost", "events")] == [
+        played.data[name] for name in ("tokens", "cost", "events")
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -17,7 +18,6 @@ from google.genai import types as genai_types
 from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
 from openai import AsyncOpenAI, OpenAI
-from pydantic import BaseModel
 
 from tallystick import AsyncTallystick, Tallystick
 from tallystick.demo.provider_server import ProviderServer
@@ -135,10 +135,6 @@ def assert_billed_as_served(ts: Tallystick, server: ProviderServer) -> None:
 
 
 # -- the calls that are metered ---------------------------------------------------------------------------------------
-
-
-class City(BaseModel):
-    name: str
 
 
 def openai_chat(clients: Clients) -> None:
@@ -524,6 +520,16 @@ def test_a_stream_that_must_not_be_asked_for_usage_is_estimated(
     assert event.usage.input_tokens == -(-len("user" + QUESTION) // 4)
 
 
+def test_only_chat_streams_are_asked_for_their_usage(clients: Clients) -> None:
+    bodies: list[Any] = []
+    clients.openai._client.event_hooks["request"].append(lambda request: bodies.append(json.loads(request.content)))
+    list(clients.openai.responses.create(model="gpt-4o-mini", input=QUESTION, stream=True))
+    clients.openai.chat.completions.create(**CHAT)
+    list(clients.openai.chat.completions.create(**CHAT, stream=True))
+    assert [body.get("stream_options") for body in bodies] == [None, None, {"include_usage": True}]
+    assert not any("tallystick" in body for body in bodies)
+
+
 # -- streams that end early -------------------------------------------------------------------------------------------
 
 
@@ -549,6 +555,19 @@ def test_an_exception_of_the_consumer_ends_a_stream_as_closing_does(ts: Tallysti
         consume()
     assert the_event(ts).flags == ("partial", "estimated")
     assert held(ts) == 0
+
+
+def test_an_exception_of_the_consumer_passes_also_where_settling_fails(
+    ts: Tallystick, clients: Clients, caplog: pytest.LogCaptureFixture
+) -> None:
+    def consume() -> None:
+        with clients.openai.chat.completions.with_streaming_response.create(**CHAT):
+            ts.close()
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        consume()
+    assert "settling it failed" in caplog.text
 
 
 def test_a_provider_that_goes_away_in_the_middle_raises_its_own_error_and_is_billed_for_what_passed(

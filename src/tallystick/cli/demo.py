@@ -17,7 +17,10 @@ def demo(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """See Tallystick at work: calls, limits, an overage and the books, with a provider on this machine."""
+    """See Tallystick at work, with a provider that answers on this machine.
+
+    Nothing leaves the machine, and no key is needed. Exit code 1 where a number is not as it must be.
+    """
     from tallystick.cli.output import console
     from tallystick.demo.scenario import run
 

@@ -31,7 +31,10 @@ def doctor(
     config: Config = None,
     as_json: AsJson = False,
 ) -> int:
-    """Recompute every counter, hold and rollup from the events. Changes nothing; exit code 1 where anything differs."""
+    """Compute every number again from the events, and report any drift.
+
+    Counters, holds, rollups, overages and costs. Changes nothing. Exit code 1 where anything differs.
+    """
     with open_existing(database, config) as ts:
         diagnosis = ts.doctor(prices=prices)
     if as_json:

@@ -35,7 +35,10 @@ def explain(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say why one event cost what it did: tokens, rates, rounding, plan, overage, corrections."""
+    """Say why one event cost what it did.
+
+    Its tokens, rates, rounding, plan, overage and corrections. The ids are in the application's results and events.
+    """
     with open_existing(database, config) as ts:
         explanation = ts.usage.explain(usage_event_id)
         zone = ts.settings.period.timezone

@@ -19,8 +19,8 @@ _SMALL_NANOS = 10_000_000
 
 
 def count(number: int | Decimal) -> str:
-    """Return a number with its thousands apart."""
-    return f"{number:,f}" if isinstance(number, Decimal) else f"{number:,}"
+    """Return a number with its thousands apart, and no zeros behind its last digit."""
+    return f"{number.normalize():,f}" if isinstance(number, Decimal) else f"{number:,}"
 
 
 def counts(number: int, noun: str) -> str:

@@ -73,10 +73,11 @@ def import_file(
     config: Config = None,
     as_json: AsJson = False,
 ) -> int:
-    """Record the use that a file tells of, row by row, priced as of when it happened.
+    """Record the use that a file tells of.
 
-    Importing again records only rows that were not there before, so an import that was broken off is simply run again.
-    A bad row is rejected with its line and reason and harms no other; the exit code is then 1.
+    Each row is priced as of when it happened. Importing again records only rows that were not there before, so an
+    import that was broken off is simply run again. A bad row is rejected with its line and reason and harms no other;
+    the exit code is then 1.
 
     Example: tallystick import trace.csv --map occurred_at=TIMESTAMP --map input_tokens=ContextTokens --map
     output_tokens=GeneratedTokens --provider openai --model gpt-4o-mini --spread 20

@@ -49,9 +49,9 @@ def init(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a commented settings file (./tallystick.toml, or --config) and create the database.
+    """Write a commented settings file, and create the database.
 
-    A --database is written into the file, unless it has a password in it. An existing file is not overwritten, and an
+    The file is ./tallystick.toml, or --config. A --database is written into the file, unless it has a password in it. An existing file is not overwritten, and an
     existing database is kept and migrated.
     """
     file = config or Path("tallystick.toml")

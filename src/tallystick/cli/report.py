@@ -57,7 +57,10 @@ def report(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sum up what was used and what it cost: this month, --month, or from --start until --end."""
+    """Sum up what was used and what it cost.
+
+    This month, --month, or from --start until --end. Amounts in tables are rounded for the eye; JSON has them exactly.
+    """
     with open_existing(database, config) as ts:
         wanted = _range(ts, month_name, start, end)
         stats = ts.usage.stats(billable, wanted.start, wanted.end)

@@ -31,9 +31,9 @@ def reprice(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Price events again with the prices known now, for when each happened. A preview, unless --apply.
+    """Price events again, with the prices known now.
 
-    With --apply each difference is recorded as a correction that names its event. Nothing is edited, and applying
+    Each event has the price of when it happened. Without --apply this is a preview. With it, each difference is recorded as a correction that names its event. Nothing is edited, and applying
     twice changes nothing more. Costs that were stated stay as they are.
     """
     with open_existing(database, config) as ts:

@@ -83,7 +83,8 @@ class _Digests(ExitStack):
 
     def __init__(self) -> None:
         super().__init__()
-        self._parts = [self.enter_context(SpooledTemporaryFile(_SPOOLED_BYTES_MAX)) for _ in range(_PARTS)]
+        spooled = (SpooledTemporaryFile(_SPOOLED_BYTES_MAX) for _ in range(_PARTS))  # noqa: SIM115  # closed by the stack
+        self._parts = [self.enter_context(part) for part in spooled]
 
     def add(self, digest: int) -> None:
         self._parts[digest % _PARTS].write(digest.to_bytes(8, "little"))

@@ -22,9 +22,9 @@ _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗",
 
 
 def validate(database: Database = None, config: Config = None, as_json: AsJson = False) -> int:
-    """Check settings, database, provider classes, prices and currencies. Changes nothing; exit code 1 on problems.
+    """Check settings, database, provider classes, prices and currencies.
 
-    Prints every setting in force and where it came from.
+    Prints every setting in force and where it came from. Changes nothing. Exit code 1 on problems.
     """
     from tallystick.validation import validate as examine
 

@@ -183,7 +183,7 @@ def gather(ts: Tallystick, seen: Observations, traffic: Traffic) -> Findings:
     models = tuple(_models(events, traffic.answered))
     diagnosis = ts.doctor()
     checks = (
-        *_scene_checks(seen),
+        *_scene_checks(seen, traffic),
         *_count_checks(seen, traffic, models, diagnosis),
         *_standing_checks(customers),
         _overage_check(ts, overages),
@@ -232,7 +232,7 @@ def _model_use(name: tuple[str, str], events: Sequence[UsageEvent], counted: int
     return ModelUse(*name, unit, len(events), counts[f"input_{unit}"], counts[f"output_{unit}"], cost, counted)
 
 
-def _scene_checks(seen: Observations) -> Iterable[Check]:
+def _scene_checks(seen: Observations, traffic: Traffic) -> Iterable[Check]:
     for limited in seen.limited:
         yield Check(
             f"calls of {limited.billable} reached the provider",
@@ -246,10 +246,12 @@ def _scene_checks(seen: Observations) -> Iterable[Check]:
             "1 + 1",
             f"{retry.received} + {recorded}",
         )
-    for failure in seen.failures:
-        yield Check(
-            f"tokens held or charged for the call of {failure.billable} that failed", "0", f"{failure.tokens_left:,}"
-        )
+    yield Check(
+        "failed call came through, and tokens held or charged for it",
+        f"{len(traffic.requests) - len(traffic.answered)} + 0",
+        f"{sum(failure.is_the_providers_own for failure in seen.failures)} + "
+        f"{sum(failure.tokens_left for failure in seen.failures):,}",
+    )
 
 
 def _count_checks(

@@ -65,7 +65,7 @@ def _what_happened(findings: Findings) -> Iterable[RenderableType]:
         f"{traffic.in_flight_peak} in flight at once. {seen.refused} were refused before they reached a provider, "
         f"{len(seen.retries)} was sent again and answered from the record, {len(seen.failures)} failed at the "
         f"provider. The other {findings.diagnosis.events} used {findings.quantity('tokens'):,} tokens and "
-        f"{findings.quantity('characters'):,} characters, worth {findings.cost} at list prices."
+        f"{findings.quantity('characters'):,} characters, which cost {findings.cost}."
     )
     sdks = [way for way in traffic.ways.values() if way != PLAIN_HTTP]
     plain = ", ".join(provider for provider, way in traffic.ways.items() if way == PLAIN_HTTP)

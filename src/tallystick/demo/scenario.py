@@ -29,7 +29,7 @@ from tallystick.demo.scenes import Scenes
 from tallystick.errors import Conflict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["play", "run"]
 
@@ -59,7 +59,8 @@ def run(database: str | None = None, console: Console | None = None, *, as_json:
     """
     url = database or f"sqlite:///{Path(tempfile.mkdtemp(prefix='tallystick-')) / 'demo.db'}"
     console = console or _console()
-    findings = play(url, None if as_json else console)
+    with nullcontext() if as_json else console.status("") as status:
+        findings = play(url, announce=status.update if status is not None else _say_nothing)
     commands = next_commands(url, findings)
     if as_json:
         report = {**findings.to_dict(), "database": url, "next_commands": [command.to_dict() for command in commands]}
@@ -69,8 +70,8 @@ def run(database: str | None = None, console: Console | None = None, *, as_json:
     return 0 if findings.ok else 1
 
 
-def play(url: str, console: Console | None = None) -> Findings:
-    """Play all scenes on an empty database, and return what was found. `console` shows which scene is on.
+def play(url: str, *, announce: Callable[[str], None]) -> Findings:
+    """Play all scenes on an empty database, and return what was found. Each scene is announced when it begins.
 
     Raises:
         Conflict: the database has plans or usage already. TallystickError: it cannot be opened.
@@ -81,11 +82,15 @@ def play(url: str, console: Console | None = None) -> Findings:
         scenes = Scenes(ts, server, clients, lambda: AsyncTallystick(url, **SETTINGS))
         started = time.perf_counter()
         for title, scene in scenes.program():
-            with console.status(f"{title} ...") if console is not None else nullcontext():
-                scene()
+            announce(f"{title} ...")
+            scene()
         seconds = time.perf_counter() - started
         traffic = Traffic(server.calls, server.in_flight_peak, server.requests, seconds, clients.ways)
         return gather(ts, scenes.seen, traffic)
+
+
+def _say_nothing(_: str) -> None:
+    """Announce a scene to nobody: standard output is for the JSON alone."""
 
 
 def _console() -> Console:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 from tallystick.money import NANOS, Money, round_half_even
 from tallystick.period import MAX_MICROS, from_micros
@@ -17,8 +18,7 @@ from tallystick.plans.terms import InForce, OverageBehavior
 __all__ = ["Admission", "LimitCheck", "Overage", "Refusal", "Standing", "admit", "check", "overage"]
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Used and held amounts of the period, of tokens and of cost."""
 
     tokens_used: int = 0
@@ -38,8 +38,7 @@ class Refusal:
     requested: int
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """What a hold takes of each limit, or the refusal. It takes from all limits or from none."""
 
     tokens: int

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from tallystick.errors import (
     CallInProgress,
     CurrencyMismatch,
     IdempotencyConflict,
+    NotFound,
+    OutcomeUnknown,
     ProviderError,
     StorageError,
     TallystickError,
@@ -195,17 +196,37 @@ def begin(
 
 
 def _place(command: PlaceHold) -> Flow[Placed | Replayed | InProgress]:
+    # Where it is not known whether the hold was placed, it is let go: nobody would settle it, its key would be taken.
+    hold = HoldRow(command.hold_id, command.billable, "open", (), command.expires_at)
     try:
         placed: Placed | Replayed | InProgress = yield command
+    except OutcomeUnknown:
+        yield from _let_go(hold, command.at, _SETTLE_PAUSES_SECONDS)
+        raise
     except Exception:
         raise
     except BaseException:
-        # The caller was cancelled while the command was on its way: it may be carried out, and nobody would settle it.
-        hold = HoldRow(command.hold_id, command.billable, "open", (), command.expires_at)
-        with suppress(TallystickError):
-            yield CloseHold(hold, command.at)
+        # The caller was cancelled while the command was on its way.
+        yield from _let_go(hold, command.at)
         raise
     return placed
+
+
+def _let_go(hold: HoldRow, at: int, pauses_seconds: tuple[float, ...] = ()) -> Flow[bool]:
+    """Void a hold, if it is there. Returns whether it is certain that it holds nothing any more."""
+    for pause_seconds in (*pauses_seconds, None):
+        try:
+            yield CloseHold(hold, at)
+        except NotFound:
+            return True
+        except StorageError:
+            if pause_seconds is not None:
+                yield Pause(pause_seconds)
+        except TallystickError:
+            return False
+        else:
+            return True
+    return False
 
 
 def settle_response(engine: Engine, attempt: Attempt, response: object) -> Flow[Settlement]:
@@ -287,12 +308,10 @@ def settle(
 
 
 def fail(engine: Engine, attempt: Attempt, error: BaseException) -> Flow[None]:
-    """Void the hold of a call that the provider, or its caller, broke off."""
-    try:
-        yield CloseHold(attempt.hold, engine.now())
-    except TallystickError:
-        # What the provider raised is what the application must see.
-        engine.logger.warning("Hold %s could not be voided; it will run out.", attempt.hold.id, exc_info=True)
+    """Void the hold of a call that the provider, or its caller, broke off. It raises nothing in the error's place."""
+    pauses_seconds = _SETTLE_PAUSES_SECONDS if isinstance(error, Exception) else ()
+    if not (yield from _let_go(attempt.hold, engine.now(), pauses_seconds)):
+        engine.logger.warning("Hold %s could not be voided; it will run out.", attempt.hold.id)
     context = attempt.context
     if isinstance(error, Exception) and engine.handlers.wants(ProviderCallFailed):
         failed = ProviderCallFailed(
@@ -347,7 +366,7 @@ def _without_zeros(amounts: Mapping[str, int | Decimal]) -> dict[str, int | Deci
 
 
 def _stated_cost(engine: Engine, first: Settlement, usage: ProviderUsage) -> Money | None:
-    """Return the cost that a usage states, in the currency that it was recorded in; the recorded one where it does not."""
+    """Return the cost that a usage states, in the currency of the record; the recorded cost where it states none."""
     kept = first.usage.total_cost
     if usage.total_cost is None or kept is None:
         return kept

@@ -2,6 +2,9 @@
 
 Deciding is left to the pure functions of `tallystick.limits`; a command gathers what they need and writes down what
 follows. Everything that belongs to one use (event, counters, rollups, overage, key) is written by one command.
+
+Commands and their answers are made several times a call. They are not frozen: a frozen dataclass takes three times as
+long to make. Nobody changes them.
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ from tallystick.errors import (
     UnknownPrice,
 )
 from tallystick.identity import new_id
+from tallystick.limits.counters import Claim
 from tallystick.limits.decision import Admission, Overage, Refusal, Standing, admit, overage, refusal_message, resets_at
 from tallystick.money import CurrencyRates, Money, ceil_div, round_half_even
 from tallystick.plans.terms import InForce, Terms
 from tallystick.pricing.cost import Cost
 from tallystick.storage.database import claims_text
-from tallystick.storage.workspace import Claim, Counter, CounterKey, HoldRow, KeyRow, MoreNeeded, RollupKey, Workspace
+from tallystick.storage.workspace import Counter, HoldRow, KeyRow, MoreNeeded, Workspace
 
 __all__ = [
     "CloseHold",
@@ -41,7 +45,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UsageFacts:
     """What happened, complete before the lane sees it. Costs are (input, output, total) in nanos of `currency`.
 
@@ -76,7 +80,7 @@ class UsageFacts:
     prices_unpriced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Placed:
     """A hold was placed. `would_refuse` is the refusal that shadow mode did not carry out."""
 
@@ -85,7 +89,7 @@ class Placed:
     would_refuse: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Replayed:
     """The idempotency key, or the hold, already has its event: nothing was recorded again."""
 
@@ -93,14 +97,14 @@ class Replayed:
     outcome: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InProgress:
     """The idempotency key belongs to a call in flight."""
 
     hold_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recorded:
     """A use was recorded: its row, and how the account stands before and after it."""
 
@@ -112,14 +116,14 @@ class Recorded:
     overage_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Voided:
     """A hold was closed without use."""
 
     hold_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PlaceHold:
     """Reserve an estimate against every limit of the billable, or nothing.
 
@@ -150,8 +154,7 @@ class PlaceHold:
 
     def needs(self, workspace: Workspace) -> None:
         in_force = workspace.terms[self.billable].at(self.at)
-        for key in _counter_keys(self.billable, in_force):
-            workspace.want_counter(key)
+        _want_counters(workspace, in_force)
         if self.idempotency_key is not None:
             workspace.want_key(self.billable, self.idempotency_key)
 
@@ -164,9 +167,9 @@ class PlaceHold:
         if self.is_enforced:
             self._check_terms(in_force)
         cost = self._cost_in(in_force)
-        admission = self._admitted(in_force, _standing(workspace, self.billable, in_force), cost)
+        admission = self._admitted(in_force, _standing(workspace, in_force), cost)
         if admission.refusal is not None and self._lapsed_give_way(workspace):
-            admission = self._admitted(in_force, _standing(workspace, self.billable, in_force), cost)
+            admission = self._admitted(in_force, _standing(workspace, in_force), cost)
         would_refuse: str | None = None
         if admission.refusal is not None:
             if self.is_enforced:
@@ -221,15 +224,14 @@ class PlaceHold:
         return bool(lapsed)
 
     def _hold(self, in_force: InForce, admission: Admission) -> HoldRow:
-        tokens_key, cost_key = _counter_keys(self.billable, in_force)
-        claims = [Claim(*tokens_key[1:], admission.tokens)]
+        claims: tuple[Claim, ...] = (Claim(in_force.tokens_counter, admission.tokens),)
         if in_force.cost_limit is not None and admission.cost:
-            claims.append(Claim(*cost_key[1:], admission.cost))
+            claims += (Claim(in_force.cost_counter, admission.cost),)
         return HoldRow(
             id=self.hold_id,
             billable=self.billable,
             status="open",
-            claims=tuple(claims),
+            claims=claims,
             expires_at=self.expires_at,
             idempotency_key=self.idempotency_key,
         )
@@ -253,7 +255,7 @@ class PlaceHold:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SettleHold:
     """Record what a call used and let go of what it held. After the hold ran out or was voided it is recorded too."""
 
@@ -268,12 +270,11 @@ class SettleHold:
     def needs(self, workspace: Workspace) -> None:
         workspace.want_hold(self.hold.id)
         for claim in self.hold.claims:
-            workspace.want_counter(CounterKey(self.hold.billable, *claim[:4]))
+            workspace.want_counter(claim.key)
         if self.facts.idempotency_key is not None:
             workspace.want_key(self.hold.billable, self.facts.idempotency_key)
         in_force = workspace.terms[self.hold.billable].at(self.facts.occurred_at)
-        for key in _counter_keys(self.hold.billable, in_force):
-            workspace.want_counter(key)
+        _want_counters(workspace, in_force)
 
     def decide(self, workspace: Workspace) -> Recorded | Replayed:
         hold = workspace.holds.get(self.hold.id)
@@ -291,7 +292,7 @@ class SettleHold:
         return _record(workspace, self.facts, self.rates, hold_id=hold.id, flags=flags)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CloseHold:
     """Give back what a hold reserved, without use: `voided` by its caller, or `expired` when its time ran out."""
 
@@ -306,7 +307,7 @@ class CloseHold:
     def needs(self, workspace: Workspace) -> None:
         workspace.want_hold(self.hold.id)
         for claim in self.hold.claims:
-            workspace.want_counter(CounterKey(self.hold.billable, *claim[:4]))
+            workspace.want_counter(claim.key)
 
     def decide(self, workspace: Workspace) -> Voided | None:
         """Close the hold. Returns None where it was closed in this way before, or is not yet due to expire."""
@@ -329,7 +330,7 @@ class CloseHold:
         return Voided(hold.id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RecordUsage:
     """Record use that needs no permission: it happened."""
 
@@ -342,8 +343,7 @@ class RecordUsage:
 
     def needs(self, workspace: Workspace) -> None:
         facts = self.facts
-        for key in _counter_keys(facts.billable, workspace.terms[facts.billable].at(facts.occurred_at)):
-            workspace.want_counter(key)
+        _want_counters(workspace, workspace.terms[facts.billable].at(facts.occurred_at))
         if facts.idempotency_key is not None:
             workspace.want_key(facts.billable, facts.idempotency_key)
 
@@ -361,24 +361,19 @@ class RecordUsage:
 # -- shared by the commands -------------------------------------------------------------------------------------------
 
 
-def _counter_keys(billable: str, in_force: InForce) -> tuple[CounterKey, CounterKey]:
-    """Return the names of the period's counters of tokens and of cost."""
-    return (
-        CounterKey(billable, "tokens", "", in_force.period, in_force.period_start),
-        CounterKey(billable, f"cost:{in_force.currency}", "", in_force.period, in_force.period_start),
-    )
+def _want_counters(workspace: Workspace, in_force: InForce) -> None:
+    workspace.want_counter(in_force.tokens_counter)
+    workspace.want_counter(in_force.cost_counter)
 
 
-def _standing(workspace: Workspace, billable: str, in_force: InForce) -> Standing:
-    tokens_key, cost_key = _counter_keys(billable, in_force)
-    tokens, cost = workspace.counter(tokens_key), workspace.counter(cost_key)
+def _standing(workspace: Workspace, in_force: InForce) -> Standing:
+    tokens, cost = workspace.counter(in_force.tokens_counter), workspace.counter(in_force.cost_counter)
     return Standing(tokens.used, tokens.held, cost.used, cost.held)
 
 
 def _require_counters(workspace: Workspace, hold: HoldRow) -> None:
     """Make sure that what the hold claims of is loaded; the caller of a command may not have known its claims."""
-    keys = [CounterKey(hold.billable, *claim[:4]) for claim in hold.claims]
-    missing = [key for key in keys if key not in workspace.counters]
+    missing = [claim.key for claim in hold.claims if claim.key not in workspace.counters]
     if missing:
         for key in missing:
             workspace.want_counter(key)
@@ -463,8 +458,8 @@ def _record(
     terms: Terms = workspace.terms[facts.billable]
     in_force = terms.at(facts.occurred_at)
     costs, price, flags = _account_costs(facts, in_force, rates, (*facts.flags, *flags))
-    tokens_key, cost_key = _counter_keys(facts.billable, in_force)
-    tokens_counter, cost_counter = workspace.counter(tokens_key), workspace.counter(cost_key)
+    tokens_counter = workspace.counter(in_force.tokens_counter)
+    cost_counter = workspace.counter(in_force.cost_counter)
     before = Standing(tokens_counter.used, tokens_counter.held, cost_counter.used, cost_counter.held)
     tokens, cost = facts.input_tokens + facts.output_tokens, costs[2] if costs is not None else 0
     over = overage(in_force, before, tokens=tokens, cost=cost)
@@ -562,8 +557,8 @@ def _add_to_rollups(
     is_correction = facts.corrects_event_id is not None
     unpriced = -1 if facts.prices_unpriced else int(costs is None)
     workspace.add_to_rollups(
-        RollupKey(facts.billable, facts.hour_start, *names),
-        RollupKey(facts.billable, facts.day_start, *names),
+        (facts.billable, facts.hour_start, *names),
+        (facts.billable, facts.day_start, *names),
         (
             0 if is_correction else 1,
             unpriced,

@@ -56,7 +56,7 @@ class _HoldState:
 
     def _held(self, meter: str) -> int:
         claims = self._attempt.hold.claims if self._attempt is not None else ()
-        return sum(claim.amount for claim in claims if claim.meter == meter)
+        return sum(claim.amount for claim in claims if claim.key.meter == meter)
 
     def _settle(self, usage: object, keywords: Mapping[str, Any]) -> Flow[Settlement]:
         stated, response = self._read(usage, keywords)

@@ -140,7 +140,7 @@ def time_series(engine: Engine, wanted: UsageFilter, interval: str) -> list[Time
     rule = PeriodRule(_INTERVALS[interval], engine.settings.period.timezone)
     hours_only = interval == "hour"
     rows = engine.read(lambda connection: _rows(engine, connection, wanted, by_time=True, hours_only=hours_only))
-    if not rows:
+    if not rows and (wanted.start == MIN_MICROS or wanted.end == MAX_MICROS):
         return []
     by_start: dict[int, list[Any]] = {}
     for row in rows:
@@ -181,7 +181,8 @@ def _rows(
 def _pieces(engine: Engine, wanted: UsageFilter, *, hours_only: bool) -> Iterable[tuple[str, int, int]]:
     """Cut a range into days, the hours before and after them, and what is left of an hour at either end."""
     first_hour, last_hour = _ceiling(engine.hours, wanted.start), _floor(engine.hours, wanted.end)
-    if first_hour >= last_hour:
+    if first_hour > last_hour:
+        # Not one full hour, and no edge of one either.
         return [("events", wanted.start, wanted.end)]
     pieces = [("events", wanted.start, first_hour), ("events", last_hour, wanted.end)]
     first_day, last_day = _ceiling(engine.days, first_hour), _floor(engine.days, last_hour)
@@ -217,7 +218,9 @@ def _events_sums(wanted: UsageFilter, start: int, end: int) -> Select[Any]:
     """Sum the events of a part of one hour, which count into the bucket that the part begins in."""
     events = tables.usage_events
     is_event = case((events.c.corrects_event_id.is_(None), 1), else_=0)
-    is_unpriced = case((events.c.total_cost.is_(None), 1), else_=0)
+    corrections = events.alias("corrections")
+    is_priced_since = select(literal(1)).where(corrections.c.corrects_event_id == events.c.id).exists()
+    is_unpriced = case((events.c.total_cost.is_(None) & ~is_priced_since, 1), else_=0)
     sums: dict[str, ColumnElement[Any]] = {
         "events": func.sum(is_event),
         "unpriced_events": func.sum(is_unpriced),

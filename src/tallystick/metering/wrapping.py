@@ -140,7 +140,9 @@ def wrap(
     Metered are the calls of OpenAI's client (and Azure's, and every compatible one), Anthropic's, Google's (`genai`,
     with `aio` and `chats`) and Mistral's that create completions, messages, responses, content and embeddings, with
     their `stream`, `parse`, `with_raw_response` and `with_streaming_response`. Other methods pass through and are not
-    metered. The client is not changed; what `with_options` returns is metered too.
+    metered. The client is not changed; what `with_options` returns is metered too. A Gemini call that runs Python
+    functions as tools by itself makes several requests and reports the usage of the last only; disable its automatic
+    function calling to have each one metered.
 
     Held are the request's length (a token for four characters) and its maximum of output, or `holds.default_tokens`;
     where that is more than what is left, the hold shrinks to it. A call can say more with a keyword of its own, which
@@ -158,6 +160,8 @@ def wrap(
     `stream_options=None`: its streams are estimated.
 
     `provider` is found from the client's class and its `base_url`, and is needed for a class that is not known.
+
+    The context managers of `stream` and `with_streaming_response` hold when they are entered, not when they are made.
 
     A method raises what `Meter.call` raises, and `ResponseGone` for an idempotency key whose response is gone.
 

@@ -100,7 +100,8 @@ def subscription_from_row(row: Row[Any]) -> Subscription:
         trial_ends_at=_instant(values["trial_ends_at"]),
         is_pending=bool(values["is_pending"]),
         cancelled_at=_instant(values["cancelled_at"]),
-        ends_at=_instant(values["ends_at"]),
+        cancels_at=_instant(values["cancels_at"]),
+        term_ends_at=_instant(values["term_ends_at"]),
         payment_failed_at=_instant(values["payment_failed_at"]),
         created_at=from_micros(values["created_at"]),
     )

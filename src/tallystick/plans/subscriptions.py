@@ -79,7 +79,7 @@ class Subscriptions:
                     started_at=start,
                     trial_ends_at=trial,
                     is_pending=pending,
-                    ends_at=end,
+                    term_ends_at=end,
                     created_at=now,
                 )
             )
@@ -136,15 +136,21 @@ class Subscriptions:
         now = self._engine.now()
         if immediately:
             end = now
-        elif current.cancelled_at is not None and current.ends_at is not None:
+        elif current.cancels_at is not None:
             return current
         else:
             rule = self._engine.terms(current.billable).period_rule(current)
-            end = rule.bounds_micros(now)[1]
-        cancelled = self._change(current, cancelled_at=now, ends_at=end)
+            # One that has not begun ends before it does.
+            end = (
+                rule.bounds_micros(now)[1] if current.started_at <= from_micros(now) else to_micros(current.started_at)
+            )
+        cancelled = self._change(current, cancelled_at=now, cancels_at=end)
         self._send(
             SubscriptionCancelled(
-                billable=current.billable, at=from_micros(now), subscription=cancelled, ends_at=from_micros(end)
+                billable=current.billable,
+                at=from_micros(now),
+                subscription=cancelled,
+                ends_at=cancelled.ends_at or from_micros(end),
             )
         )
         return cancelled
@@ -158,7 +164,7 @@ class Subscriptions:
         current = self._open(billable)
         if current.cancelled_at is None:
             raise Conflict(f"The subscription of {current.billable} is not cancelled.")
-        return self._change(current, cancelled_at=None, ends_at=None)
+        return self._change(current, cancelled_at=None, cancels_at=None)
 
     def payment_failed(self, billable: object, at: str | datetime | None = None) -> Subscription:
         """Start the grace period: it stays in force for `billing.payment_failure_grace_period_days`, then expires.

@@ -12,6 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from tallystick.errors import InvalidInput
+from tallystick.limits.counters import CounterKey
 from tallystick.money import Money
 from tallystick.period import MAX_MICROS, MIN_MICROS, PeriodKind, PeriodRule, from_micros, to_micros
 
@@ -101,7 +102,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A billable's agreement to one plan version, with the dates that decide its status."""
+    """A billable's agreement to one plan version, with the dates that decide its status.
+
+    It ends at the earlier of `term_ends_at`, agreed when it was made, and `cancels_at`, set by a cancellation.
+    """
 
     id: str
     billable: str
@@ -111,9 +115,15 @@ class Subscription:
     trial_ends_at: datetime | None
     is_pending: bool
     cancelled_at: datetime | None
-    ends_at: datetime | None
+    cancels_at: datetime | None
+    term_ends_at: datetime | None
     payment_failed_at: datetime | None
     created_at: datetime
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it ends, or ended; None: it goes on."""
+        return min((end for end in (self.cancels_at, self.term_ends_at) if end is not None), default=None)
 
     def status(self, at: datetime, *, grace_period_days: int) -> SubscriptionStatus:
         """Return the status at an instant. It follows from the dates alone, so no job has to run for it to change.
@@ -125,7 +135,7 @@ class Subscription:
         if at < self.started_at:
             return SubscriptionStatus.FUTURE
         if self.ends_at is not None and at >= self.ends_at:
-            return SubscriptionStatus.EXPIRED if self.cancelled_at is None else SubscriptionStatus.CANCELLED
+            return SubscriptionStatus.CANCELLED if self.ends_at == self.cancels_at else SubscriptionStatus.EXPIRED
         if self.payment_failed_at is not None and at >= self.payment_failed_at:
             grace_ends_at = self.payment_failed_at + timedelta(days=grace_period_days)
             return SubscriptionStatus.GRACE if at < grace_ends_at else SubscriptionStatus.EXPIRED
@@ -202,6 +212,8 @@ class InForce:
     subscription_id: str | None
     plan_version_id: str | None
     plan: str | None
+    tokens_counter: CounterKey
+    cost_counter: CounterKey
 
     @property
     def is_hard(self) -> bool:
@@ -254,13 +266,15 @@ class Terms:
             token_limit = override_tokens
         if override_cost is not None:
             cost_limit = override_cost
+        currency = plan.currency if plan is not None else policy.currency
+        period = policy.period_kind.value
         return InForce(
             valid_from=valid_from,
             valid_until=valid_until,
-            period=policy.period_kind.value,
+            period=period,
             period_start=period_start,
             period_end=period_end,
-            currency=plan.currency if plan is not None else policy.currency,
+            currency=currency,
             token_limit=token_limit,
             cost_limit=cost_limit.nanos if cost_limit is not None else None,
             overage_behavior=(plan.overage_behavior if plan is not None else None) or policy.overage_behavior,
@@ -270,6 +284,8 @@ class Terms:
             subscription_id=subscription.id if subscription is not None else None,
             plan_version_id=plan.id if plan is not None else None,
             plan=plan.slug if plan is not None else None,
+            tokens_counter=CounterKey(self.billable, "tokens", "", period, period_start),
+            cost_counter=CounterKey(self.billable, f"cost:{currency}", "", period, period_start),
         )
 
     def _overridden(self, at: datetime) -> tuple[int | None, Money | None]:

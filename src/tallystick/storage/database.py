@@ -13,7 +13,8 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from tallystick.storage.workspace import Claim, HoldRow, Workspace
+from tallystick.limits.counters import Claim, CounterKey
+from tallystick.storage.workspace import HoldRow, Workspace
 
 __all__ = ["Database", "Journal", "claims_text", "hold_from_row"]
 
@@ -44,18 +45,16 @@ class Database(Protocol):
     def is_lost(self, error: BaseException) -> bool:
         """Say whether the error means that the connection is gone."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give the connection back."""
+
+    def discard(self) -> None:
+        """Close a connection that is lost, or in a state that nobody knows."""
 
 
-@lru_cache(maxsize=65_536)
 def claims_text(claims: tuple[Claim, ...]) -> str:
-    """Return claims as they are stored. Calls in flight claim much the same, so the texts repeat."""
-    return json.dumps(claims, separators=(",", ":"))
-
-
-@lru_cache(maxsize=65_536)
-def _claims(text: str) -> tuple[Claim, ...]:
-    return tuple(Claim(*claim) for claim in json.loads(text))
+    """Return a hold's claims as they are stored: JSON [[meter, scope, period, period_start, amount], ...]."""
+    return _text(tuple((*key[1:], amount) for key, amount in claims))
 
 
 def hold_from_row(row: tuple[str, str, str, str, int, str | None, str | None]) -> HoldRow:
@@ -65,8 +64,22 @@ def hold_from_row(row: tuple[str, str, str, str, int, str | None, str | None]) -
         id=hold_id,
         billable=billable,
         status=status,
-        claims=_claims(claims),
+        claims=tuple(
+            Claim(CounterKey(billable, meter, scope, period, start), amount)
+            for meter, scope, period, start, amount in _values(claims)
+        ),
         expires_at=expires_at,
         idempotency_key=idempotency_key,
         event_id=event_id,
     )
+
+
+# Calls in flight claim much the same of their billables' counters, so texts and values repeat.
+@lru_cache(maxsize=65_536)
+def _text(values: tuple[tuple[object, ...], ...]) -> str:
+    return json.dumps(values, separators=(",", ":"))
+
+
+@lru_cache(maxsize=65_536)
+def _values(text: str) -> tuple[tuple[str, str, str, int, int], ...]:
+    return tuple(tuple(claim) for claim in json.loads(text))

@@ -266,17 +266,14 @@ class Lane:
                     self._report(expired)
                 if self._closing:
                     return
-        except BaseException:
-            # Nobody may be left waiting for a thread that is gone. The batch in hand has its own errors.
-            with self._baton:
-                stranded = list(self._queue)
-                self._queue.clear()
-            _fail(stranded, _stopped)
-            self._answer_others(batch + stranded, None)
-            raise
         finally:
+            # Nobody may be left waiting for a thread that is gone. A batch in hand has its errors; the next writer
+            # serves who has come since.
+            self._answer_others(batch, None)
             with self._writer_lock:
                 self._writer = None
+            if self._queue:
+                self._wake_writer()
 
     def _gathered(self, own: _Slot | None = None) -> list[_Slot]:
         """Take what waits, oldest first, and the caller's own command after it."""
@@ -335,7 +332,7 @@ class Lane:
             if len(batch) == 1:
                 batch[0].error = _refused(error)
             elif not was_started:
-                # No command is at fault, such as for a database that another process keeps locked: none does better alone.
+                # No command is at fault, as when another process keeps the database locked: none does better alone.
                 for slot in batch:
                     slot.result, slot.error = None, _refused(error)
             else:
@@ -440,7 +437,7 @@ class Lane:
                 return False
         self._database = None
         with contextlib.suppress(Exception):
-            database.close()
+            database.discard()
         return True
 
     def _hang_up(self) -> None:
@@ -509,10 +506,6 @@ def _refused(cause: Exception) -> Exception:
     error = StorageError(f"The database refused this command: {cause}. Nothing of it was recorded.")
     error.__cause__ = cause
     return error
-
-
-def _stopped() -> TallystickError:
-    return StorageError("The lane's writer stopped. Nothing of this command was recorded; send it again.")
 
 
 _lanes: weakref.WeakSet[Lane] = weakref.WeakSet()

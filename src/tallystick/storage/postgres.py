@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from tallystick.limits.counters import CounterKey
 from tallystick.storage import tables
 from tallystick.storage.database import Journal, hold_from_row
 from tallystick.storage.statements import COUNTER_COLUMNS, SAVES, json_rows, recordset
-from tallystick.storage.workspace import Counter, CounterKey, KeyRow, Workspace
+from tallystick.storage.workspace import Counter, KeyRow, Workspace
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -129,4 +130,8 @@ class PostgresDatabase:
         return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
 
     def close(self) -> None:
+        self._connection.close()
+
+    def discard(self) -> None:
+        self._connection.invalidate()
         self._connection.close()

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from tallystick.limits.counters import CounterKey
 from tallystick.storage.database import Journal, hold_from_row
 from tallystick.storage.statements import SAVES
-from tallystick.storage.workspace import Counter, CounterKey, KeyRow, Workspace
+from tallystick.storage.workspace import Counter, HoldRow, KeyRow, Workspace
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -25,6 +26,8 @@ _COUNTER = (
     "SELECT used, held FROM counters WHERE billable = ? AND meter = ? AND scope = ? AND period = ? AND period_start = ?"
 )
 _HOLD = "SELECT id, billable, status, claims, expires_at, idempotency_key, event_id FROM holds"
+
+_REMEMBERED_MAX = 200_000
 
 # Many rows are read by statements for fixed numbers of keys, so that each is compiled once and kept by the driver.
 _PORTIONS = (64, 8, 1)
@@ -40,26 +43,37 @@ _KEY = "SELECT fingerprint, hold_id, event_id, outcome FROM idempotency_keys WHE
 
 
 class SqliteDatabase:
-    """The `Database` of the lane on SQLite."""
+    """The `Database` of the lane on SQLite.
+
+    Counters and open holds that a batch has left behind are remembered for the next. `PRAGMA data_version` changes with
+    every commit of any other connection, in this process or another, so while it stands still they are what the file
+    holds; the lane's own commits are what they were remembered from.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._connection = engine.connect()
         driver: Any = self._connection.connection.driver_connection
         self._driver = driver
         self._cursor: Any = driver.cursor()
+        self._data_version = -1
+        self._counters: dict[CounterKey, tuple[int, int]] = {}
+        self._holds: dict[str, HoldRow] = {}
 
     def start(self, workspace: Workspace, *, since_revision: int) -> Journal:
         self._cursor.execute("BEGIN IMMEDIATE")
-        journal: Journal = self._cursor.execute(_JOURNAL, (since_revision,)).fetchall()
+        [data_version] = self._cursor.execute("PRAGMA data_version").fetchone()
+        journal: Journal = []
+        if data_version != self._data_version or len(self._counters) > _REMEMBERED_MAX:
+            self._forget()
+            self._data_version = data_version
+            journal = self._cursor.execute(_JOURNAL, (since_revision,)).fetchall()
         self.load(workspace)
         return journal
 
     def load(self, workspace: Workspace) -> None:
         execute = self._cursor.execute
         self._load_counters(workspace)
-        for some in _portions(tuple(workspace.wanted_holds)):
-            for row in execute(_HOLDS[len(some)], some):
-                workspace.holds[row[0]] = hold_from_row(row)
+        self._load_holds(workspace)
         for billable, key in workspace.wanted_keys:
             row = execute(_KEY, (billable, key)).fetchone()
             workspace.keys[billable, key] = KeyRow(*row) if row else None
@@ -70,9 +84,28 @@ class SqliteDatabase:
             workspace.lapsed[billable] = [workspace.holds.setdefault(row[0], hold_from_row(row)) for row in rows]
         workspace.forget_wants()
 
+    def _load_holds(self, workspace: Workspace) -> None:
+        unknown: list[str] = []
+        for hold_id in workspace.wanted_holds:
+            remembered = self._holds.get(hold_id)
+            if remembered is None:
+                unknown.append(hold_id)
+            else:
+                workspace.holds[hold_id] = remembered
+        for some in _portions(tuple(unknown)):
+            for row in self._cursor.execute(_HOLDS[len(some)], some):
+                workspace.holds[row[0]] = hold_from_row(row)
+
     def _load_counters(self, workspace: Workspace) -> None:
         counters = workspace.counters
-        for some in _portions(tuple(workspace.wanted_counters)):
+        unknown: list[CounterKey] = []
+        for key in workspace.wanted_counters:
+            remembered = self._counters.get(key)
+            if remembered is None:
+                unknown.append(key)
+            else:
+                counters[key] = Counter(*remembered)
+        for some in _portions(tuple(unknown)):
             if len(some) == 1:
                 row = self._cursor.execute(_COUNTER, some[0]).fetchone()
                 counters[some[0]] = Counter(*row) if row else Counter()
@@ -90,12 +123,30 @@ class SqliteDatabase:
             if source in rows:
                 self._cursor.executemany(sql, rows[source])
         self._cursor.execute("COMMIT")
+        self._remember(workspace)
+
+    def _remember(self, workspace: Workspace) -> None:
+        self._counters.update((key, (one.used, one.held)) for key, one in workspace.counters.items())
+        for hold_id, hold in workspace.holds.items():
+            if hold.status == "open":
+                self._holds[hold_id] = hold
+            else:
+                self._holds.pop(hold_id, None)
+
+    def _forget(self) -> None:
+        self._data_version = -1
+        self._counters.clear()
+        self._holds.clear()
 
     def rollback(self) -> None:
+        # Decisions that are undone have changed the holds in memory.
+        self._forget()
         if self._driver.in_transaction:
             self._cursor.execute("ROLLBACK")
 
     def transact(self, work: Callable[[Connection], object]) -> object:
+        # What the work changes, this connection would not see as a change.
+        self._forget()
         self._cursor.execute("BEGIN IMMEDIATE")
         result = work(self._connection)
         self._cursor.execute("COMMIT")
@@ -105,6 +156,10 @@ class SqliteDatabase:
         return False
 
     def close(self) -> None:
+        self._connection.close()
+
+    def discard(self) -> None:
+        self._connection.invalidate()
         self._connection.close()
 
 

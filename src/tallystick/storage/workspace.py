@@ -7,14 +7,15 @@ workspace only after it has decided, so one that raises leaves nothing behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from operator import add
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tallystick.limits.counters import Claim, CounterKey
     from tallystick.plans.terms import Terms
 
-__all__ = ["Claim", "Counter", "CounterKey", "HoldRow", "KeyRow", "MoreNeeded", "RollupKey", "Workspace"]
+__all__ = ["Counter", "HoldRow", "KeyRow", "MoreNeeded", "RollupKey", "Workspace"]
 
 
 class MoreNeeded(Exception):
@@ -32,36 +33,8 @@ _LISTS = (
 _BY_NAME = ("closed_holds", "freed_keys", "kept_keys")
 
 
-class CounterKey(NamedTuple):
-    """The name of one counter: what is counted, for whom, within which scope and period."""
-
-    billable: str
-    meter: str
-    scope: str
-    period: str
-    period_start: int
-
-
-class Claim(NamedTuple):
-    """What an open hold reserves of one counter of its billable."""
-
-    meter: str
-    scope: str
-    period: str
-    period_start: int
-    amount: int
-
-
-class RollupKey(NamedTuple):
-    """One bucket of use: an hour or a day of one billable, split by what was used."""
-
-    billable: str
-    bucket_start: int
-    provider: str
-    model: str
-    feature: str
-    resource_type: str
-    currency: str
+RollupKey = tuple[str, int, str, str, str, str, str]
+"""One bucket of use: billable, start (µs), provider, model, feature, resource type, currency."""
 
 
 class Counter:
@@ -148,10 +121,10 @@ class Workspace:
         self.new_holds: list[tuple[object, ...]] = []
         self.closed_holds: dict[str, tuple[object, ...]] = {}
         self.events: list[tuple[object, ...]] = []
-        self.hourly: dict[RollupKey, list[int]] = {}
-        self.daily: dict[RollupKey, list[int]] = {}
+        self.hourly: dict[RollupKey, tuple[int, ...]] = {}
+        self.daily: dict[RollupKey, tuple[int, ...]] = {}
         self.overages: list[tuple[object, ...]] = []
-        # A batch may give a key to one call, free it and give it to another; a key is in one of both, as it is in the end.
+        # A batch may give a key to one call, free it and give it to another; it is in one of both, as it is in the end.
         self.kept_keys: dict[tuple[str, str], tuple[object, ...]] = {}
         self.freed_keys: dict[tuple[str, str], tuple[object, ...]] = {}
         self.expired: list[HoldRow] = []
@@ -194,14 +167,14 @@ class Workspace:
     def place_hold(self, hold: HoldRow, row: tuple[object, ...]) -> None:
         self.holds[hold.id] = hold
         for claim in hold.claims:
-            self.counter(CounterKey(hold.billable, *claim[:4])).held += claim.amount
+            self.counters[claim.key].held += claim.amount
         self.new_holds.append(row)
 
     def close_hold(self, hold: HoldRow, *, status: str, at: int, event_id: str | None = None) -> None:
-        """Give a hold its end. What an open one claimed is free again; a late settlement of a closed one frees nothing."""
+        """Give a hold its end. What an open one claimed is free again; one that is settled late claimed nothing."""
         if hold.status == "open":
             for claim in hold.claims:
-                self.counter(CounterKey(hold.billable, *claim[:4])).held -= claim.amount
+                self.counters[claim.key].held -= claim.amount
         hold.status = status
         hold.event_id = event_id
         self.closed_holds[hold.id] = (status, event_id, at, hold.id)
@@ -224,16 +197,12 @@ class Workspace:
         self.kept_keys.pop(name, None)
         self.freed_keys[name] = (*name, hold.id)
 
-    def add_to_rollups(self, hourly: RollupKey, daily: RollupKey, amounts: Iterable[int]) -> None:
+    def add_to_rollups(self, hourly: RollupKey, daily: RollupKey, amounts: tuple[int, ...]) -> None:
         """Add one event's amounts to its hour and its day."""
-        amounts = tuple(amounts)
-        for buckets, key in ((self.hourly, hourly), (self.daily, daily)):
-            sums = buckets.get(key)
-            if sums is None:
-                buckets[key] = list(amounts)
-            else:
-                for index, amount in enumerate(amounts):
-                    sums[index] += amount
+        sums = self.hourly.get(hourly)
+        self.hourly[hourly] = amounts if sums is None else tuple(map(add, sums, amounts))
+        sums = self.daily.get(daily)
+        self.daily[daily] = amounts if sums is None else tuple(map(add, sums, amounts))
 
     def rows(self) -> dict[str, list[tuple[object, ...]]]:
         """Return everything to write, by the names of `statements.SAVES`; what there is nothing of is left out."""

@@ -17,6 +17,8 @@ __all__ = ["Endpoint", "Provider", "read_call"]
 
 @dataclass(frozen=True, slots=True)
 class Provider:
+    """Who answers: the name, the shape of its errors, and where its clients send their key."""
+
     name: str
     error: Callable[[int, str], JsonObject]
     key_headers: tuple[str, ...]
@@ -34,6 +36,8 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
+    """One kind of call, by its path. `unit` is what the provider bills of it."""
+
     provider: Provider
     name: str
     path: re.Pattern[str]
@@ -44,6 +48,7 @@ class Endpoint:
 def read_call(
     endpoint: Endpoint, match: re.Match[str], request: Request, *, number: int, seed: int, cache: PromptCache
 ) -> Call:
+    """Read a request to an endpoint. The seed and what was asked decide the digest, and with it the answer."""
     body = _json_object(request.body)
     in_path = match.groupdict()
     model = in_path.get("model") or body.get("model")

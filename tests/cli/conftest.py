@@ -11,7 +11,17 @@ from tests.cli.traces import write_trace
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test runs in an empty folder, so that no settings file and no database of this machine is used."""
+    """Every test runs in an empty folder and without a terminal, so that nothing of this machine is used or counts."""
+    for name in (
+        "COLUMNS",
+        "FORCE_COLOR",
+        "GITHUB_ACTIONS",
+        "NO_COLOR",
+        "PY_COLORS",
+        "TERMINAL_WIDTH",
+        "TTY_COMPATIBLE",
+    ):
+        monkeypatch.delenv(name, raising=False)
     working = tmp_path / "working"
     working.mkdir()
     monkeypatch.chdir(working)

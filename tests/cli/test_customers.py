@@ -22,7 +22,7 @@ def test_a_plan_is_created_with_all_its_terms(database_url: str) -> None:
     created = create_pro(
         database_url,
         *("--name", "Professional", "--monthly-cost-limit", "100", "--overage-behavior", "charge"),
-        *("--overage-price-per-1k-tokens", "0.01 USD", "--trial-days", 14, "--price", "99 USD"),
+        *("--overage-price", "0.01 USD", "--trial-days", 14, "--price", "99 USD"),
         *("--billing-cycle", "yearly"),
     )
     assert created.pop("published_at") is not None

@@ -39,7 +39,7 @@ def test_the_switch_for_tracebacks_shows_where_an_error_comes_from() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("reprot",), "No such command 'reprot'. Did you mean 'report'? Try: tallystick --help"),
+        (("valdate",), "No such command 'valdate'. Did you mean 'validate'? Try: tallystick --help"),
         (("report", "--mont", "2026-01"), "--month"),
         (("plans",), "Missing command. Try: tallystick plans --help"),
         (("explain",), "Missing argument"),
@@ -55,11 +55,11 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments: tuple[str, 
 
 
 def test_a_database_that_cannot_be_reached_is_one_line_without_a_password() -> None:
-    result = invoke("migrate", "--database", "postgresql://ada:secret@127.0.0.1:1/none")
+    result = invoke("migrate", "--database", "postgresql://ada:hunter2@127.0.0.1:1/none")
     assert result.exit_code == 3
     assert "The database cannot be opened: connection failed" in result.stderr
     assert result.stderr.count("\n") == 1
-    assert "secret" not in result.stderr
+    assert "hunter2" not in result.stderr
     assert "sqlalche" not in result.stderr
 
 

@@ -9,4 +9,4 @@ def main() -> None:
     """Run the command that the process was started with, and end the process with its exit code."""
     from tallystick.cli.application import application
 
-    application()
+    application(prog_name="tallystick")

@@ -40,7 +40,7 @@ def create_plan(
     monthly_cost_limit: Annotated[
         str | None, typer.Option(metavar="MONEY", help='Cost per period, such as "100 USD"; otherwise unlimited.')
     ] = None,
-    overage_price_per_1k_tokens: Annotated[
+    overage_price: Annotated[
         str | None, typer.Option(metavar="MONEY", help="Price of 1,000 tokens beyond the limit.")
     ] = None,
     overage_behavior: Annotated[
@@ -59,13 +59,12 @@ def create_plan(
     """Create a plan and publish its first version. An amount without a currency is in billing.currency."""
     with open_any(database, config) as ts:
         currency = ts.settings.billing.currency
-        per_1k = overage_price_per_1k_tokens
         plan = ts.plans.create(
             slug,
             name,
             monthly_token_limit=monthly_token_limit,
             monthly_cost_limit=money(monthly_cost_limit, currency, field="monthly_cost_limit"),
-            overage_price_per_1k_tokens=money(per_1k, currency, field="overage_price_per_1k_tokens"),
+            overage_price_per_1k_tokens=money(overage_price, currency, field="overage_price"),
             overage_behavior=overage_behavior,
             trial_days=trial_days,
             price=money(price, currency, field="price"),

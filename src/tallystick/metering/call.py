@@ -9,6 +9,7 @@ abandon the caller was cancelled: record the estimate, for the provider goes on
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tallystick.errors import (
     CallInProgress,
     CurrencyMismatch,
     IdempotencyConflict,
+    InvalidInput,
     NotFound,
     OutcomeUnknown,
     ProviderError,
@@ -45,6 +47,7 @@ __all__ = [
     "CallContext",
     "Estimate",
     "abandon",
+    "asked",
     "begin",
     "call",
     "fail",
@@ -125,19 +128,13 @@ def call(
     ask: Callable[[], Any],
     *,
     ttl_seconds: int | None = None,
+    is_sync: bool = False,
 ) -> Flow[MeteredResponse[Any]]:
     """Hold, call the provider, settle. A stream is settled when it ends."""
     begun = yield from begin(engine, context, estimate, ttl_seconds=ttl_seconds)
     if isinstance(begun, Settlement):
         return MeteredResponse(engine.remembered_response(context), begun)
-    try:
-        response = yield Ask(ask)
-    except Exception as error:
-        yield from fail(engine, begun, error)
-        raise
-    except BaseException:
-        yield from abandon(engine, begun)
-        raise
+    response = yield from asked(engine, begun, lambda: _no_awaitable(ask()) if is_sync else ask())
     if context.manual_usage is None:
         stream = engine.metered_stream(response, begun)
         if stream is not None:
@@ -145,6 +142,26 @@ def call(
     settlement = yield from settle_response(engine, begun, response)
     engine.remember_response(context, response)
     return MeteredResponse(response, settlement)
+
+
+def asked(engine: Engine, attempt: Attempt, ask: Callable[[], Any]) -> Flow[Any]:
+    """Let the provider be called, and see to the hold where no answer comes back."""
+    try:
+        return (yield Ask(ask))
+    except Exception as error:
+        yield from fail(engine, attempt, error)
+        raise
+    except BaseException:
+        yield from abandon(engine, attempt)
+        raise
+
+
+def _no_awaitable(answer: Any) -> Any:
+    if not inspect.isawaitable(answer):
+        return answer
+    if inspect.iscoroutine(answer):
+        answer.close()
+    raise InvalidInput("function", type(answer).__name__, "It returned an awaitable: call it through AsyncTallystick.")
 
 
 def begin(

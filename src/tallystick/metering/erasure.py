@@ -58,15 +58,21 @@ def delete_for(engine: Engine, billable: str) -> Erasure:
                 _note_removed(connection, billable, one)
         for table in (tables.counters, tables.usage_removed):
             is_running = and_(table.c.period == running.period, table.c.period_start == running.period_start)
-            connection.execute(delete(table).where(table.c.billable == billable, ~is_running))
+            is_over = and_(table.c.billable == billable, ~is_running)
+            if table is tables.counters:
+                # Calls in flight may hold of a period that is over: what they hold stays counted until they end.
+                connection.execute(update(table).where(is_over, table.c.held != 0).values(used=0))
+                is_over = and_(is_over, table.c.held == 0)
+            connection.execute(delete(table).where(is_over))
         erased = connection.execute(delete(events).where(own)).rowcount
         for named in (tables.usage_hourly, tables.usage_daily, tables.idempotency_keys):
             connection.execute(delete(named).where(named.c.billable == billable))
         connection.execute(delete(holds).where(holds.c.billable == billable, holds.c.status != "open"))
-        connection.execute(update(holds).where(holds.c.user_id == billable).values(user_id=None))
-        mentions = connection.execute(
-            update(events).where(events.c.user_id == billable).values(user_id=None, metadata=None)
-        ).rowcount
+        mentions = 0
+        for name in ("user_id", "tenant_id"):
+            connection.execute(update(holds).where(holds.c[name] == billable).values({name: None}))
+            mentioned = update(events).where(events.c[name] == billable).values({name: None, "metadata": None})
+            mentions += connection.execute(mentioned).rowcount
         journal_change(connection, billable)
         return Erasure(erased, mentions, 1)
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tallystick.errors import InvalidInput
 from tallystick.storage.lane import Command, Lane
 
 __all__ = ["Ask", "Flow", "Pause", "Read", "run", "run_async"]
@@ -74,24 +73,12 @@ async def run_async(flow: Flow[Answer], lane: Lane) -> Answer:
 
 
 def _perform(step: Any, lane: Lane) -> Any:
-    if isinstance(step, Ask):
-        return _answered(step.function())
-    if isinstance(step, Read):
+    if isinstance(step, Ask | Read):
         return step.function()
     if isinstance(step, Pause):
         return time.sleep(step.seconds)
     command: Command[Any] = step
     return lane.run(command)
-
-
-def _answered(answer: Any) -> Any:
-    if inspect.isawaitable(answer):
-        if inspect.iscoroutine(answer):
-            answer.close()
-        raise InvalidInput(
-            "function", type(answer).__name__, "It returned an awaitable; call it through AsyncTallystick, awaited."
-        )
-    return answer
 
 
 async def _perform_async(step: Any, lane: Lane) -> Any:

@@ -251,7 +251,7 @@ class Meter(_MeterBuilder):
         """
         context = self._context()
         estimate = self._estimate(context, self._engine.now())
-        flow = call(self._engine, context, estimate, function, ttl_seconds=checked_ttl(ttl_seconds))
+        flow = call(self._engine, context, estimate, function, ttl_seconds=checked_ttl(ttl_seconds), is_sync=True)
         return run(flow, self._engine.lane)
 
     def hold(self, tokens: int | None = None, cost: Money | None = None, *, ttl_seconds: int | None = None) -> Hold:

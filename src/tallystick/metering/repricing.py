@@ -57,15 +57,25 @@ class Repricing:
         return tuple(sums[currency] for currency in sorted(sums))
 
 
+@dataclass(frozen=True, slots=True)
+class _Corrections:
+    """What the corrections of one event add up to."""
+
+    total_nanos: int = 0
+    output_nanos: int = 0
+    count: int = 0
+
+
 def reprice(engine: Engine, wanted: EventFilter, *, only_unpriced: bool, apply: bool) -> Repricing:
     """Compare each event's cost, corrections included, with what the prices say now for when it happened."""
     differences: list[Repriced] = []
     unchanged = still_unpriced = 0
     for page in _pages(engine, wanted):
-        corrected = _corrected_nanos(engine, [event.id for event in page])
+        corrections = _corrections(engine, [event.id for event in page])
         commands: list[RecordUsage] = []
         for event in page:
-            before = _cost_now(event, corrected)
+            added = corrections.get(event.id, _Corrections())
+            before = _cost_now(event, added)
             if not _is_repriceable(event) or (only_unpriced and before is not None):
                 continue
             cost = _priced_now(engine, event)
@@ -78,8 +88,7 @@ def reprice(engine: Engine, wanted: EventFilter, *, only_unpriced: bool, apply: 
                 unchanged += 1
                 continue
             differences.append(Repriced(event.id, event.billable, before, after, difference))
-            output_before = 0 if before is None else _output_now(event, corrected)
-            commands.append(_correction(engine, event, cost, difference, output_before, was_unpriced=before is None))
+            commands.append(_correction(engine, event, cost, difference, added, was_unpriced=before is None))
         if apply:
             for answer in engine.lane.run_many(commands):
                 if isinstance(answer, Recorded):
@@ -106,29 +115,28 @@ def _is_repriceable(event: UsageEvent) -> bool:
     return event.price.get("source") != "stated"
 
 
-def _corrected_nanos(engine: Engine, event_ids: list[str]) -> dict[str, tuple[int, int]]:
-    """Return what corrections have added to events so far: (total, output) in nanos."""
+def _corrections(engine: Engine, event_ids: list[str]) -> dict[str, _Corrections]:
+    """Return what corrections have added to events so far."""
     events = tables.usage_events
     query = (
-        select(events.c.corrects_event_id, func.sum(events.c.total_cost), func.sum(events.c.output_cost))
+        select(events.c.corrects_event_id, func.sum(events.c.total_cost), func.sum(events.c.output_cost), func.count())
         .where(events.c.corrects_event_id.in_(event_ids))
         .group_by(events.c.corrects_event_id)
     )
     rows = engine.read(lambda connection: connection.execute(query).all())
-    return {event_id: (int(total), int(output)) for event_id, total, output in rows}
+    return {event_id: _Corrections(int(total), int(output), count) for event_id, total, output, count in rows}
 
 
-def _cost_now(event: UsageEvent, corrected: dict[str, tuple[int, int]]) -> Money | None:
-    added = corrected.get(event.id)
-    if added is None:
+def _cost_now(event: UsageEvent, added: _Corrections) -> Money | None:
+    if not added.count:
         return event.cost
     base = event.cost.nanos if event.cost is not None else 0
-    return Money.from_nanos(base + added[0], event.currency)
+    return Money.from_nanos(base + added.total_nanos, event.currency)
 
 
-def _output_now(event: UsageEvent, corrected: dict[str, tuple[int, int]]) -> int:
+def _output_now(event: UsageEvent, added: _Corrections) -> int:
     output = event.usage.output_cost
-    return (output.nanos if output is not None else 0) + corrected.get(event.id, (0, 0))[1]
+    return (output.nanos if output is not None else 0) + added.output_nanos
 
 
 def _priced_now(engine: Engine, event: UsageEvent) -> Cost | None:
@@ -142,13 +150,14 @@ def _priced_now(engine: Engine, event: UsageEvent) -> Cost | None:
 
 
 def _correction(
-    engine: Engine, event: UsageEvent, cost: Cost, difference: Money, output_before: int, *, was_unpriced: bool
+    engine: Engine, event: UsageEvent, cost: Cost, difference: Money, added: _Corrections, *, was_unpriced: bool
 ) -> RecordUsage:
     """Return the event that brings the cost to what it should be, at the time when the use happened."""
     occurred_at = to_micros(event.occurred_at)
-    output = cost.output_nanos - output_before
-    # The key names where the cost comes from and goes to, so that two operators at once correct it once.
-    key = f"reprice:{event.id}:{cost.total_nanos - difference.nanos}:{cost.total_nanos}"
+    output = cost.output_nanos - _output_now(event, added)
+    # The key names where the cost comes from and goes to, so that two operators at once correct it once; and how often
+    # it was corrected before, since a price may come back.
+    key = f"reprice:{event.id}:{added.count}:{cost.total_nanos - difference.nanos}:{cost.total_nanos}"
     facts = UsageFacts(
         event_id=new_id("evt"),
         billable=event.billable,

@@ -140,7 +140,8 @@ def time_series(engine: Engine, wanted: UsageFilter, interval: str) -> list[Time
     rule = PeriodRule(_INTERVALS[interval], engine.settings.period.timezone)
     hours_only = interval == "hour"
     rows = engine.read(lambda connection: _rows(engine, connection, wanted, by_time=True, hours_only=hours_only))
-    if not rows and (wanted.start == MIN_MICROS or wanted.end == MAX_MICROS):
+    is_bounded = wanted.start > MIN_MICROS and wanted.end < MAX_MICROS
+    if wanted.start == wanted.end or not (rows or is_bounded):
         return []
     by_start: dict[int, list[Any]] = {}
     for row in rows:

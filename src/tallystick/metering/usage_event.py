@@ -24,7 +24,8 @@ _POSITION = {name: index for index, name in enumerate(EVENT_COLUMNS)}
 class UsageEvent:
     """One use that happened. It is never changed: a correction is an event of its own that names this one.
 
-    `usage` holds the tokens, with the costs that were charged; `cost` is the total, None while no price is known.
+    `usage` holds the tokens, with the costs that were charged; `cost` is the total, None while no price is known. The
+    `cost` of a correction is a difference, below zero where something is given back, and its `usage` is empty.
     `flags` say what was special: estimated, late, unpriced, overage, past_limit, partial, shadow, correction.
     """
 
@@ -136,6 +137,9 @@ def quantity_from_millionths(millionths: int) -> int | Decimal:
 
 def _usage(values: Mapping[str, object], currency: str) -> ProviderUsage:
     stored = values["usage"]
+    if values["corrects_event_id"] is not None:
+        # A correction uses nothing, and its cost is a difference, which may be below zero.
+        return ProviderUsage()
     if stored is not None:
         usage = ProviderUsage.from_dict(json.loads(str(stored)))
     else:

@@ -17,7 +17,7 @@ from functools import cache, lru_cache, reduce
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tallystick.errors import InvalidInput, ResponseGone
-from tallystick.metering.call import begin, fail, settle_or_estimate, settle_response
+from tallystick.metering.call import asked, begin, settle_or_estimate, settle_response
 from tallystick.metering.flow import Ask, run, run_async
 from tallystick.metering.meter import Meter, checked_tokens
 from tallystick.metering.response import Settlement
@@ -464,7 +464,7 @@ class _Request:
         begun = yield from begin(self.engine, self.context, self.estimate)
         if isinstance(begun, Settlement):
             return self._remembered(begun)
-        response = yield from self.asked(begun, self.ask)
+        response = yield from asked(self.engine, begun, self.ask)
         if inspect.isawaitable(response):
             return self._awaited(begun, response)
         return (yield from self._settled(begun, response))
@@ -475,7 +475,7 @@ class _Request:
         if isinstance(begun, Settlement):
             # What a context manager opened was never kept.
             raise ResponseGone(self.context.idempotency_key or "", begun.usage_event_id)
-        return begun, (yield from self.asked(begun, self.ask))
+        return begun, (yield from asked(self.engine, begun, self.ask))
 
     def opened_stream(self) -> Flow[Any]:
         """Hold, and return the context manager of a stream, metered."""
@@ -494,18 +494,10 @@ class _Request:
         )
         return None if stream is None else stream.response
 
-    def asked(self, attempt: Attempt, ask: Callable[[], Any]) -> Flow[Any]:
-        try:
-            response = yield Ask(ask)
-        except BaseException as error:
-            yield from fail(self.engine, attempt, error)
-            raise
-        return response
-
     async def _awaited(self, attempt: Attempt, response: Any) -> Any:
         """Go on with an answer that has to be awaited, of a method that did not look like it."""
         lane = self.engine.lane
-        answer = await run_async(self.asked(attempt, lambda: response), lane)
+        answer = await run_async(asked(self.engine, attempt, lambda: response), lane)
         return await run_async(self._settled(attempt, answer), lane)
 
     def _remembered(self, first: Settlement) -> Any:
@@ -584,7 +576,7 @@ class _StreamedResponse:
     def __enter__(self) -> Any:
         lane = self._request.engine.lane
         attempt, self._manager = run(self._request.opened(), lane)
-        response = run(self._request.asked(attempt, self._manager.__enter__), lane)
+        response = run(asked(self._request.engine, attempt, self._manager.__enter__), lane)
         self._response = _UnreadResponse(response, self._request, attempt)
         return self._response
 
@@ -599,7 +591,7 @@ class _StreamedResponse:
     async def __aenter__(self) -> Any:
         lane = self._request.engine.lane
         attempt, self._manager = await run_async(self._request.opened(), lane)
-        response = await run_async(self._request.asked(attempt, self._manager.__aenter__), lane)
+        response = await run_async(asked(self._request.engine, attempt, self._manager.__aenter__), lane)
         self._response = _UnreadResponse(response, self._request, attempt)
         return self._response
 

@@ -23,8 +23,8 @@ from benchmarks.report import as_json, print_table
 from benchmarks.rounds import OTHERS_SHARE_MAX, Pace, Turns
 
 PRICING = "pricing"
-THOROUGH = Pace(rounds=5, round_seconds=1.0, history_events=1_000_000)
-QUICK = Pace(rounds=3, round_seconds=0.3, history_events=100_000)
+THOROUGH = Pace(rounds=5, turns_max=7, round_seconds=0.8, history_events=1_000_000)
+QUICK = Pace(rounds=3, turns_max=4, round_seconds=0.25, history_events=100_000)
 _PROFILE_SECONDS = 2.0
 
 

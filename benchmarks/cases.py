@@ -17,8 +17,6 @@ __all__ = ["CASES", "Case", "Comparison"]
 
 _THREADS = 16
 _TASKS = 64
-# More callers of one hot tenant only wait for each other: 16 of them get more done than 32 or 64.
-_FUNCTION_CALLERS = 16
 _WORST_WAIT_MILLISECONDS = 100.0
 
 
@@ -81,10 +79,10 @@ class _Race:
 
     def callers(self, billables: Sequence[str], callers: int) -> Callable[[float], Round]:
         kind = SqliteCallers if self.databases.kind == "sqlite" else PlpgsqlCallers
-        database = self.databases.fresh(f"{self.case}_callers")
+        database = self.databases.fresh(f"{self.case}_{callers}_callers")
         return self.opened.enter_context(closing(kind(database, billables, callers)))
 
-    def run(self, **contestants: Callable[[float], Round]) -> Mapping[str, Sequence[Round]]:
+    def run(self, contestants: Mapping[str, Callable[[float], Round]]) -> Mapping[str, Sequence[Round]]:
         return self.turns.run(contestants)
 
     def rates(
@@ -110,7 +108,7 @@ class _Race:
 def one_caller(race: _Race) -> list[Comparison]:
     """One caller who waits for each commit, beside the same two commits by the raw driver."""
     ours = race.ours(BILLABLES)
-    found = race.run(floor=race.floor(PairWriter, BILLABLES), ours=ours.one_caller(BILLABLES))
+    found = race.run({"floor": race.floor(PairWriter, BILLABLES), "ours": ours.one_caller(BILLABLES)})
     target = 0.5 if race.databases.kind == "sqlite" else None
     return [race.rates("1 caller", found["ours"], found["floor"], beside="raw, two commits a pair", target=target)]
 
@@ -118,7 +116,7 @@ def one_caller(race: _Race) -> list[Comparison]:
 def threads(race: _Race) -> list[Comparison]:
     """Threads at once: how much together, the longest wait of any, and whether all get their share."""
     ours = race.ours(BILLABLES)
-    found = race.run(floor=race.callers(BILLABLES, _THREADS), ours=ours.threads(BILLABLES, _THREADS))
+    found = race.run({"floor": race.callers(BILLABLES, _THREADS), "ours": ours.threads(BILLABLES, _THREADS)})
     kind, name = race.databases.kind, f"{_THREADS} threads"
     beside = f"raw, {_THREADS} connections" if kind == "sqlite" else f"plpgsql, {_THREADS} connections"
 
@@ -160,9 +158,11 @@ def tasks(race: _Race) -> list[Comparison]:
     """Callers of asyncio, beside a writer that does nothing but write their rows in groups."""
     ours = race.ours(BILLABLES)
     found = race.run(
-        group=race.floor(GroupWriter, BILLABLES),
-        single=race.floor(PairWriter, BILLABLES),
-        ours=ours.tasks(BILLABLES, _TASKS),
+        {
+            "group": race.floor(GroupWriter, BILLABLES),
+            "single": race.floor(PairWriter, BILLABLES),
+            "ours": ours.tasks(BILLABLES, _TASKS),
+        }
     )
     name, is_sqlite = f"{_TASKS} async callers", race.databases.kind == "sqlite"
     return [
@@ -178,21 +178,25 @@ def tasks(race: _Race) -> list[Comparison]:
 
 
 def hot(race: _Race) -> list[Comparison]:
-    """The same callers on one billable, beside the same over many."""
+    """The same callers on one billable, beside the same over many, and beside one round trip for each call."""
     ours = race.ours(BILLABLES, HOT)
     contestants = {"ours": ours.tasks(HOT, _TASKS), "many": ours.tasks(BILLABLES, _TASKS)}
-    is_sqlite = race.databases.kind == "sqlite"
-    if not is_sqlite:
-        contestants = {"function": race.callers(HOT, _FUNCTION_CALLERS), **contestants}
-    found = race.run(**contestants)
+    functions: dict[str, int] = {}
+    if race.databases.kind == "postgres":
+        # Callers of one billable wait for each other, so fewer of them get more done: both figures are told.
+        functions = {f"plpgsql, {callers} connections": callers for callers in (_TASKS, _THREADS)}
+        contestants |= {name: race.callers(HOT, callers) for name, callers in functions.items()}
+    found = race.run(contestants)
     name = f"{_TASKS} async callers, one tenant"
-    lines = [
-        race.rates(name, found["ours"], found["many"], beside="ours, 1,000 tenants", target=None if is_sqlite else 0.5)
+    beside_functions = [
+        race.rates(name, found["ours"], found[beside], beside=beside, target=10 if callers == _TASKS else None)
+        for beside, callers in functions.items()
     ]
-    if not is_sqlite:
-        beside = f"plpgsql, {_FUNCTION_CALLERS} connections"
-        lines.insert(0, race.rates(name, found["ours"], found["function"], beside=beside, target=10))
-    return lines
+    target = 0.5 if functions else None
+    return [
+        *beside_functions,
+        race.rates(name, found["ours"], found["many"], beside="ours, 1,000 tenants", target=target),
+    ]
 
 
 def history(race: _Race) -> list[Comparison]:
@@ -205,7 +209,7 @@ def history(race: _Race) -> list[Comparison]:
             name: ours.tasks(BILLABLES, callers) if callers > 1 else ours.one_caller(BILLABLES)
             for name, ours in (("empty", empty), ("full", full))
         }
-        found = race.run(**of_each)
+        found = race.run(of_each)
         who = "1 caller" if callers == 1 else f"{callers} async callers"
         name = f"{who}, {events:,} events of history"
         lines.append(race.rates(name, found["full"], found["empty"], beside="ours, empty", target=0.9))

@@ -16,9 +16,10 @@ OTHERS_SHARE_MAX = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long to measure."""
+    """How long to measure: rounds that count, and turns that are run at most to get them."""
 
     rounds: int
+    turns_max: int
     round_seconds: float
     history_events: int
 
@@ -63,7 +64,7 @@ class Spread:
 
 
 class Turns:
-    """Runs contestants in turns. A turn that other programs disturbed does not count, and is run again once."""
+    """Runs contestants in turns. A turn that other programs disturbed does not count while there are calmer ones."""
 
     def __init__(self, pace: Pace, neighbours: Neighbours) -> None:
         self.pace = pace
@@ -76,7 +77,7 @@ class Turns:
         rounds = self.pace.rounds
         turns: list[tuple[float, Mapping[str, Round]]] = []
         calm = 0
-        while calm < rounds and len(turns) < 2 * rounds:
+        while calm < rounds and len(turns) < self.pace.turns_max:
             others = self._neighbours.watch()
             turn = {name: run(self.pace.round_seconds) for name, run in contestants.items()}
             share = others()

@@ -34,7 +34,20 @@ IMPURE = ("tallystick.storage", "tallystick.settings", "tallystick.setting_sourc
 
 # What people and programs touch from outside: these parts use the engine as any application does.
 FACES = ("cli", "dashboard", "server", "worker")
-PUBLIC = ("aio", "app", "clock", "demo", "errors", "events", "identity", "money", "period", "settings")
+PUBLIC = (
+    "aio",
+    "app",
+    "clock",
+    "demo",
+    "errors",
+    "events",
+    "identity",
+    "money",
+    "period",
+    "settings",
+    "upkeep",
+    "validation",
+)
 
 # Patterns are put together here, so that this file does not contain what it looks for.
 REGISTRIES = [rf"{name}\.{end}" for name, end in (("pypi", "org"), ("pythonhosted", "org"), ("anaconda", "org"))]

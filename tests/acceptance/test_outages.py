@@ -101,9 +101,7 @@ def test_a_connection_lost_in_the_middle_of_a_batch_leaves_its_outcome_open_and_
 def test_a_connection_lost_while_the_provider_works_is_not_noticed_by_the_caller(postgres_url: str) -> None:
     with Tallystick(postgres_url) as ts:
         subscribe(ts, monthly_token_limit=100)
-        response = (
-            meter(ts).with_manual_usage(input_tokens=10).call(lambda: hang_up(postgres_url))
-        )
+        response = meter(ts).with_manual_usage(input_tokens=10).call(lambda: hang_up(postgres_url))
         assert response.usage.total_tokens == 10
         assert standing(ts) == (10, 0)
         assert_healthy(ts, open_holds=0)

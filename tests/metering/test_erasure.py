@@ -118,7 +118,9 @@ def test_a_provider_that_fails_after_its_billable_was_erased_is_heard(ts: Tallys
     assert_healthy(ts, open_holds=0)
 
 
-def test_a_key_of_an_erased_call_in_flight_can_be_used_by_another_and_stays_its(ts: Tallystick, clock: FixedClock) -> None:
+def test_a_key_of_an_erased_call_in_flight_can_be_used_by_another_and_stays_its(
+    ts: Tallystick, clock: FixedClock
+) -> None:
     keyed = meter(ts).with_idempotency_key("once").with_manual_usage(input_tokens=1)
     keyed.hold(ttl_seconds=60)
     ts.usage.delete_for(BILLABLE)

@@ -10,7 +10,15 @@ from tallystick import FixedClock, Tallystick
 from tallystick.errors import UnknownPrice
 from tallystick.money import Money
 from tallystick.storage import tables
-from tests.acceptance.accounts import BILLABLE, CountingProvider, assert_healthy, count_rows, in_threads, meter, subscribe
+from tests.acceptance.accounts import (
+    BILLABLE,
+    CountingProvider,
+    assert_healthy,
+    count_rows,
+    in_threads,
+    meter,
+    subscribe,
+)
 
 
 def priced(url: str, clock: FixedClock, price: str | None, **settings: Any) -> Tallystick:
@@ -133,8 +141,12 @@ def test_only_what_is_asked_for_is_repriced(database_url: str, clock: FixedClock
         assert ts.usage.reprice(end="2026-01-16", model="m", apply=True).applied
 
 
-def test_use_recorded_without_an_exchange_rate_is_priced_once_there_is_one(database_url: str, clock: FixedClock) -> None:
-    euros = {"acme": {"models": {"m": {"input_price_per_million": "1", "output_price_per_million": "1", "currency": "EUR"}}}}
+def test_use_recorded_without_an_exchange_rate_is_priced_once_there_is_one(
+    database_url: str, clock: FixedClock
+) -> None:
+    euros = {
+        "acme": {"models": {"m": {"input_price_per_million": "1", "output_price_per_million": "1", "currency": "EUR"}}}
+    }
     arguments: dict[str, Any] = {"clock": clock, "providers": euros}
     with Tallystick(database_url, **arguments) as ts:
         event = ts.usage.record(billable=BILLABLE, provider="acme", model="m", input_tokens=1_000_000)

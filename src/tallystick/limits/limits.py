@@ -122,7 +122,8 @@ class Limits:
     def overrides(self, billable: object) -> list[LimitOverride]:
         """Return every override of a billable, the newest first."""
         reference = billable_reference(billable, self._engine.billable_resolver)
-        return sorted(self._engine.terms(reference).overrides, key=lambda one: one.created_at, reverse=True)
+        overrides = self._engine.terms(reference).overrides
+        return sorted(overrides, key=lambda one: (one.created_at, one.id), reverse=True)
 
     def end_override(self, override_id: str) -> None:
         """End an override now; one that has not begun yet is removed.

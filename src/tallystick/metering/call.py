@@ -47,6 +47,7 @@ __all__ = [
     "CallContext",
     "Estimate",
     "abandon",
+    "announce_failure",
     "asked",
     "begin",
     "call",
@@ -329,13 +330,18 @@ def fail(engine: Engine, attempt: Attempt, error: BaseException) -> Flow[None]:
     pauses_seconds = _SETTLE_PAUSES_SECONDS if isinstance(error, Exception) else ()
     if not (yield from _let_go(attempt.hold, engine.now(), pauses_seconds)):
         engine.logger.warning("Hold %s could not be voided; it will run out.", attempt.hold.id)
-    context = attempt.context
-    if isinstance(error, Exception) and engine.handlers.wants(ProviderCallFailed):
+    if isinstance(error, Exception):
+        announce_failure(engine, attempt, error)
+
+
+def announce_failure(engine: Engine, attempt: Attempt, error: Exception) -> None:
+    """Tell the application's handlers that the provider failed a call."""
+    if engine.handlers.wants(ProviderCallFailed):
         failed = ProviderCallFailed(
-            billable=context.billable,
+            billable=attempt.context.billable,
             at=from_micros(engine.now()),
-            provider=context.provider,
-            model=context.model or None,
+            provider=attempt.context.provider,
+            model=attempt.context.model or None,
             error=error,
             hold_id=attempt.hold.id,
         )

@@ -34,12 +34,10 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, Self
 
 from tallystick.errors import ProviderError, UsageMissing
-from tallystick.events import ProviderCallFailed
-from tallystick.metering.call import fail, settle
+from tallystick.metering.call import announce_failure, fail, settle
 from tallystick.metering.flow import run, run_async
 from tallystick.metering.response import MeteredResponse
 from tallystick.money import ceil_div
-from tallystick.period import from_micros
 from tallystick.providers.body import Body, fields_of
 from tallystick.providers.usage import ProviderUsage
 
@@ -218,7 +216,7 @@ class StreamMeter:
             return
         yield from self._logged(self._settle(is_whole=False))
         if isinstance(error, Exception):
-            self._announce(error)
+            announce_failure(self.engine, self._attempt, error)
 
     def _takes_the_end(self) -> bool:
         with self._lock:
@@ -247,19 +245,6 @@ class StreamMeter:
 
     def _logged(self, flow: Flow[None]) -> Flow[None]:
         return quietly(self.engine, self._attempt, flow)
-
-    def _announce(self, error: Exception) -> None:
-        engine, context = self.engine, self._attempt.context
-        if engine.handlers.wants(ProviderCallFailed):
-            failed = ProviderCallFailed(
-                billable=context.billable,
-                at=from_micros(engine.now()),
-                provider=context.provider,
-                model=context.model or None,
-                error=error,
-                hold_id=self._attempt.hold.id,
-            )
-            engine.handlers.send([failed])
 
     # -- the usage ----------------------------------------------------------------------------------------------------
 

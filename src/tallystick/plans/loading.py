@@ -22,7 +22,14 @@ from tallystick.plans.terms import (
 )
 from tallystick.storage import tables
 
-__all__ = ["journal_change", "load_terms", "override_from_row", "plan_version_from_row", "subscription_from_row"]
+__all__ = [
+    "journal_change",
+    "load_terms",
+    "lock_terms",
+    "override_from_row",
+    "plan_version_from_row",
+    "subscription_from_row",
+]
 
 _JOURNAL_KEPT = 10_000
 
@@ -60,6 +67,11 @@ def journal_change(connection: Connection, billable: str | None) -> None:
         oldest = revision - _JOURNAL_KEPT
         connection.execute(changes.delete().where(changes.c.revision < oldest))
         connection.execute(update(changes).where(changes.c.revision == oldest).values(billable=None))
+
+
+def lock_terms(connection: Connection) -> None:
+    """Let others who change terms wait until this transaction ends, so that what it has looked up stays true."""
+    connection.execute(select(tables.terms_revision.c.revision).with_for_update())
 
 
 def _subscriptions_query() -> Any:

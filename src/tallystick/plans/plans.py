@@ -13,7 +13,7 @@ from tallystick.errors import Conflict, InvalidInput, PlanNotFound
 from tallystick.identity import new_id
 from tallystick.money import Money
 from tallystick.period import from_micros
-from tallystick.plans.loading import plan_version_from_row
+from tallystick.plans.loading import lock_terms, plan_version_from_row
 from tallystick.plans.terms import OverageBehavior, Plan, PlanVersion
 from tallystick.storage import tables
 
@@ -75,6 +75,7 @@ class Plans:
 
         def insert(connection: Connection) -> None:
             plans = tables.plans
+            lock_terms(connection)
             if connection.execute(select(plans.c.id).where(plans.c.slug == slug)).first():
                 raise Conflict(f"There is a plan {slug!r} already. Choose another slug.")
             connection.execute(plans.insert().values(id=plan_id, slug=slug, name=name or slug, created_at=now))

@@ -11,7 +11,7 @@ from tallystick.errors import Conflict, InvalidInput, NotFound
 from tallystick.events import Event, SubscriptionCancelled, SubscriptionCreated
 from tallystick.identity import billable_reference, new_id
 from tallystick.period import from_micros, to_micros
-from tallystick.plans.loading import journal_change
+from tallystick.plans.loading import journal_change, lock_terms
 from tallystick.plans.plans import find_version
 from tallystick.plans.terms import BillingMode, Subscription, SubscriptionStatus, Terms
 from tallystick.storage import tables
@@ -64,6 +64,7 @@ class Subscriptions:
         subscription_id = new_id("sub")
 
         def insert(connection: Connection) -> None:
+            lock_terms(connection)
             version = find_version(connection, plan)
             terms = self._terms(connection, reference)
             _require_no_other(terms, start, self._engine.settings.billing.payment_failure_grace_period_days)

@@ -29,6 +29,10 @@ _HOLD = "SELECT id, billable, status, claims, expires_at, idempotency_key, event
 
 _REMEMBERED_MAX = 200_000
 
+# Each active billable has pages of its own in every index. The usual cache of 2 MB is too small for a thousand of them,
+# and a checkpoint every 4 MB of log would write the same pages out again and again.
+_PRAGMAS = ("cache_size = -65536", "wal_autocheckpoint = 8192")
+
 # Many rows are read by statements for fixed numbers of keys, so that each is compiled once and kept by the driver.
 _PORTIONS = (64, 8, 1)
 _COUNTERS = {
@@ -55,6 +59,8 @@ class SqliteDatabase:
         driver: Any = self._connection.connection.driver_connection
         self._driver = driver
         self._cursor: Any = driver.cursor()
+        for pragma in _PRAGMAS:
+            self._cursor.execute(f"PRAGMA {pragma}")
         self._data_version = -1
         self._counters: dict[CounterKey, tuple[int, int]] = {}
         self._holds: dict[str, HoldRow] = {}

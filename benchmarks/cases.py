@@ -10,7 +10,7 @@ from benchmarks.databases import Databases
 from benchmarks.floors import GroupWriter, PairWriter, PlpgsqlCallers, SqliteCallers
 from benchmarks.history import write_history
 from benchmarks.lane import Ours
-from benchmarks.rounds import Round, Spread, Turns, rates, ratios
+from benchmarks.rounds import Contestant, Round, Spread, Turns, rates, ratios
 from benchmarks.workload import BILLABLES, HOT
 
 __all__ = ["CASES", "Case", "Comparison"]
@@ -73,16 +73,16 @@ class _Race:
         self,
         kind: type[PairWriter | GroupWriter],
         billables: Sequence[str],
-    ) -> Callable[[float], Round]:
+    ) -> Contestant:
         database = self.databases.fresh(f"{self.case}_{kind.__name__.lower()}")
         return self.opened.enter_context(closing(kind(database, billables)))
 
-    def callers(self, billables: Sequence[str], callers: int) -> Callable[[float], Round]:
+    def callers(self, billables: Sequence[str], callers: int) -> Contestant:
         kind = SqliteCallers if self.databases.kind == "sqlite" else PlpgsqlCallers
         database = self.databases.fresh(f"{self.case}_{callers}_callers")
         return self.opened.enter_context(closing(kind(database, billables, callers)))
 
-    def run(self, contestants: Mapping[str, Callable[[float], Round]]) -> Mapping[str, Sequence[Round]]:
+    def run(self, contestants: Mapping[str, Contestant]) -> Mapping[str, Sequence[Round]]:
         return self.turns.run(contestants)
 
     def rates(
@@ -108,7 +108,7 @@ class _Race:
 def one_caller(race: _Race) -> list[Comparison]:
     """One caller who waits for each commit, beside the same two commits by the raw driver."""
     ours = race.ours(BILLABLES)
-    found = race.run({"floor": race.floor(PairWriter, BILLABLES), "ours": ours.one_caller(BILLABLES)})
+    found = race.run({"ours": ours.one_caller(BILLABLES), "floor": race.floor(PairWriter, BILLABLES)})
     target = 0.5 if race.databases.kind == "sqlite" else None
     return [race.rates("1 caller", found["ours"], found["floor"], beside="raw, two commits a pair", target=target)]
 
@@ -116,7 +116,7 @@ def one_caller(race: _Race) -> list[Comparison]:
 def threads(race: _Race) -> list[Comparison]:
     """Threads at once: how much together, the longest wait of any, and whether all get their share."""
     ours = race.ours(BILLABLES)
-    found = race.run({"floor": race.callers(BILLABLES, _THREADS), "ours": ours.threads(BILLABLES, _THREADS)})
+    found = race.run({"ours": ours.threads(BILLABLES, _THREADS), "floor": race.callers(BILLABLES, _THREADS)})
     kind, name = race.databases.kind, f"{_THREADS} threads"
     beside = f"raw, {_THREADS} connections" if kind == "sqlite" else f"plpgsql, {_THREADS} connections"
 
@@ -159,9 +159,9 @@ def tasks(race: _Race) -> list[Comparison]:
     ours = race.ours(BILLABLES)
     found = race.run(
         {
+            "ours": ours.tasks(BILLABLES, _TASKS),
             "group": race.floor(GroupWriter, BILLABLES),
             "single": race.floor(PairWriter, BILLABLES),
-            "ours": ours.tasks(BILLABLES, _TASKS),
         }
     )
     name, is_sqlite = f"{_TASKS} async callers", race.databases.kind == "sqlite"

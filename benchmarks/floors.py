@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.databases import Database
-from benchmarks.rounds import Round
+from benchmarks.rounds import Limit, Round
 from benchmarks.workload import Pair, PairMaker, Row
 from benchmarks.writes import COUNTERS, HOLD, ROLLUPS, SETTLEMENT, Write
 
@@ -30,10 +30,10 @@ class PairWriter:
         self._maker = PairMaker(database.databases.sample, billables)
         self._write = _sqlite_pair if database.databases.kind == "sqlite" else _postgres_pair
 
-    def __call__(self, seconds: float) -> Round:
+    def __call__(self, limit: Limit) -> Round:
         write, connection = self._write, self._connection
         pairs, spent = 0, 0.0
-        while spent < seconds:
+        while spent < limit.seconds and pairs < limit.pairs:
             portion = self._maker.pairs(_PORTION)
             started = perf_counter()
             for pair in portion:
@@ -55,11 +55,11 @@ class GroupWriter:
         self._placeholder = database.databases.placeholder
         self._transaction = _sqlite_group if database.databases.kind == "sqlite" else _postgres_group
 
-    def __call__(self, seconds: float) -> Round:
+    def __call__(self, limit: Limit) -> Round:
         hold_sql = _statements(HOLD, self._placeholder)
         settle_sql = _statements(SETTLEMENT, self._placeholder)
         pairs, spent = 0, 0.0
-        while spent < seconds:
+        while spent < limit.seconds and pairs < limit.pairs:
             group = self._maker.pairs(_GROUP)
             holds = list(zip(hold_sql, _together(HOLD, [pair.hold for pair in group]), strict=True))
             settlements = list(zip(settle_sql, _together(SETTLEMENT, [pair.settlement for pair in group]), strict=True))
@@ -87,7 +87,7 @@ class _Callers:
             for number in range(callers)
         ]
 
-    def __call__(self, seconds: float) -> Round:
+    def __call__(self, limit: Limit) -> Round:
         portions = [maker.pairs(_PORTION) for maker in self._makers]
         done = [0] * len(portions)
         longest = [0.0] * len(portions)
@@ -97,7 +97,7 @@ class _Callers:
             pairs = iter(portions[number])
             connection, maker = self._connections[number], self._makers[number]
             start.wait()
-            ends = perf_counter() + seconds
+            ends = perf_counter() + limit.seconds
             before = perf_counter()
             while before < ends:
                 pair = next(pairs, None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from time import perf_counter
 
 from benchmarks.databases import Database
 from benchmarks.floors import run_threads
-from benchmarks.rounds import Round
+from benchmarks.rounds import Contestant, Limit, Round
 from benchmarks.workload import PAIR_TOKENS
 from tallystick import AsyncTallystick, Tallystick
 
@@ -45,13 +45,13 @@ class Ours:
         """Run a pair of each billable, so that the engine has read its plan."""
         self._checked(self._loop.run(self._tasks(billables, callers=64, seconds=0, pairs=len(billables) // 64 + 1)))
 
-    def one_caller(self, billables: Sequence[str]) -> Callable[[float], Round]:
+    def one_caller(self, billables: Sequence[str]) -> Contestant:
         turn = cycle(billables)
 
-        def run(seconds: float) -> Round:
+        def run(limit: Limit) -> Round:
             done, longest = 0, 0.0
             started = before = perf_counter()
-            while before - started < seconds:
+            while before - started < limit.seconds:
                 longest = max(longest, _pair(self.sync, next(turn)))
                 done += 1
                 before = perf_counter()
@@ -59,8 +59,8 @@ class Ours:
 
         return run
 
-    def threads(self, billables: Sequence[str], callers: int) -> Callable[[float], Round]:
-        def run(seconds: float) -> Round:
+    def threads(self, billables: Sequence[str], callers: int) -> Contestant:
+        def run(limit: Limit) -> Round:
             done = [0] * callers
             longest = [0.0] * callers
             start = threading.Barrier(callers + 1)
@@ -68,7 +68,7 @@ class Ours:
             def call(number: int) -> None:
                 turn = cycle(billables[number::callers] or billables)
                 start.wait()
-                ends = perf_counter() + seconds
+                ends = perf_counter() + limit.seconds
                 while perf_counter() < ends:
                     longest[number] = max(longest[number], _pair(self.sync, next(turn)))
                     done[number] += 1
@@ -78,9 +78,9 @@ class Ours:
 
         return run
 
-    def tasks(self, billables: Sequence[str], callers: int) -> Callable[[float], Round]:
-        def run(seconds: float) -> Round:
-            return self._checked(self._loop.run(self._tasks(billables, callers=callers, seconds=seconds)))
+    def tasks(self, billables: Sequence[str], callers: int) -> Contestant:
+        def run(limit: Limit) -> Round:
+            return self._checked(self._loop.run(self._tasks(billables, callers=callers, seconds=limit.seconds)))
 
         return run
 

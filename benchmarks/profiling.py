@@ -7,7 +7,6 @@ import pstats
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.databases import Databases
 from benchmarks.lane import Ours
-from benchmarks.rounds import Round
+from benchmarks.rounds import Contestant, Limit
 from benchmarks.workload import BILLABLES
 
 __all__ = ["print_profile"]
@@ -35,14 +34,14 @@ def print_profile(console: Console, databases: Databases, seconds: float) -> Non
         with closing(_opened(databases, f"profile_{callers}_caller")) as ours:
             run = _run(ours, callers)
             caller.enable()
-            pairs = run(seconds).pairs
+            pairs = run(Limit(seconds)).pairs
             caller.disable()
         console.print(_functions("The callers' thread", caller, pairs))
         if callers > 1:
             writer = cProfile.Profile()
             _profile_next_writer(writer)
             with closing(_opened(databases, f"profile_{callers}_writer")) as ours:
-                pairs = _run(ours, callers)(seconds).pairs + len(BILLABLES)
+                pairs = _run(ours, callers)(Limit(seconds)).pairs + len(BILLABLES)
             console.print(_functions("The lane's writer", writer, pairs))
 
 
@@ -52,14 +51,14 @@ def _opened(databases: Databases, name: str) -> Ours:
     return ours
 
 
-def _run(ours: Ours, callers: int) -> Callable[[float], Round]:
+def _run(ours: Ours, callers: int) -> Contestant:
     return ours.one_caller(BILLABLES) if callers == 1 else ours.tasks(BILLABLES, callers)
 
 
 def _print_processor_time(console: Console, databases: Databases, callers: int, seconds: float) -> None:
     with closing(_opened(databases, f"profile_{callers}")) as ours:
         before, writer_before = time.thread_time(), _writer_time()
-        done = _run(ours, callers)(seconds)
+        done = _run(ours, callers)(Limit(seconds))
         caller, writer = time.thread_time() - before, _writer_time() - writer_before
     each = 1e6 / done.pairs
     console.print(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 
 from benchmarks.machine import Neighbours
 
-__all__ = ["Pace", "Round", "Spread", "Turns", "rates", "ratios"]
+__all__ = ["Contestant", "Limit", "Pace", "Round", "Spread", "Turns", "rates", "ratios"]
 
 OTHERS_SHARE_MAX = 0.15
 """The share of the processors that other programs may take of a turn that counts."""
@@ -22,6 +23,14 @@ class Pace:
     turns_max: int
     round_seconds: float
     history_events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """When a round ends: after so many seconds, or pairs where these come first."""
+
+    seconds: float
+    pairs: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,9 @@ class Spread:
         return max(self.values)
 
 
+Contestant = Callable[[Limit], Round]
+
+
 class Turns:
     """Runs contestants in turns. A turn that other programs disturbed does not count while there are calmer ones."""
 
@@ -72,14 +84,14 @@ class Turns:
         self.kept = 0
         self._neighbours = neighbours
 
-    def run(self, contestants: Mapping[str, Callable[[float], Round]]) -> Mapping[str, Sequence[Round]]:
+    def run(self, contestants: Mapping[str, Contestant]) -> Mapping[str, Sequence[Round]]:
         """Run the contestants one after the other, turn after turn: what disturbs one disturbs its neighbours too."""
         rounds = self.pace.rounds
         turns: list[tuple[float, Mapping[str, Round]]] = []
         calm = 0
         while calm < rounds and len(turns) < self.pace.turns_max:
             others = self._neighbours.watch()
-            turn = {name: run(self.pace.round_seconds) for name, run in contestants.items()}
+            turn = self._turn(contestants)
             share = others()
             turns.append((share, turn))
             calm += share <= OTHERS_SHARE_MAX
@@ -87,6 +99,15 @@ class Turns:
         self.kept += max(0, rounds - calm)
         calmest = [turn for _, turn in sorted(turns, key=lambda one: one[0])[:rounds]]
         return {name: [turn[name] for turn in calmest] for name in contestants}
+
+    def _turn(self, contestants: Mapping[str, Contestant]) -> Mapping[str, Round]:
+        turn: dict[str, Round] = {}
+        limit = Limit(self.pace.round_seconds)
+        for name, run in contestants.items():
+            turn[name] = run(limit)
+            # A raw writer writes no more than the first contestant: their databases grow alike, and slow down alike.
+            limit = Limit(limit.seconds, min(limit.pairs, turn[name].pairs))
+        return turn
 
 
 def rates(rounds: Sequence[Round]) -> Spread:

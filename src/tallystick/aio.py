@@ -190,6 +190,8 @@ class AsyncTallystick(_AsyncNamespace[Tallystick]):
         """Wait for coroutine handlers, carry out what is waiting, and close the database."""
         await self._engine.handlers.drain()
         await asyncio.to_thread(self.sync.close)
+        # Closing may have reported something itself.
+        await self._engine.handlers.drain()
 
     async def __aenter__(self) -> Self:
         self._engine.handlers.use_loop(asyncio.get_running_loop())

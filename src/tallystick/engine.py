@@ -24,7 +24,7 @@ from tallystick.handlers import Handlers
 from tallystick.identity import BillableResolver, new_id
 from tallystick.limits.decision import Standing, check
 from tallystick.metering.commands import Recorded, Replayed, UsageFacts
-from tallystick.metering.metadata import MetadataPolicy
+from tallystick.metering.metadata import MetadataPolicy, printable
 from tallystick.metering.response import Settlement
 from tallystick.metering.usage_event import UsageEvent
 from tallystick.money import CurrencyRates, Money
@@ -51,6 +51,7 @@ __all__ = ["Engine"]
 Answer = TypeVar("Answer")
 
 _REMEMBERED_RESPONSES_MAX = 256
+_MODEL_LENGTH_MAX = 200
 
 
 class Engine:
@@ -192,7 +193,8 @@ class Engine:
 
         `has_price` is false for use that is counted and has no price of its own, such as a message.
         """
-        model = context.model or usage.model or ""
+        # A provider may report anything as its model; it must not be what keeps the use from being recorded.
+        model = context.model or printable(usage.model or "")[:_MODEL_LENGTH_MAX]
         costs: tuple[int, int, int] | None = (0, 0, 0)
         currency, price = self.settings.billing.currency, None
         if has_price:

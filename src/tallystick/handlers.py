@@ -52,9 +52,11 @@ class Handlers:
                     self._call(handler, event)
 
     async def drain(self) -> None:
-        """Wait until the coroutine handlers that were started have ended."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks)
+        """Wait until the coroutine handlers of this loop have ended, those that were only just handed to it included."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        while own := [task for task in self._tasks if task.get_loop() is loop]:
+            await asyncio.gather(*own)
 
     def _call(self, handler: Callable[..., Any], event: Event) -> None:
         try:
@@ -71,8 +73,8 @@ class Handlers:
             except Exception:
                 logger.exception("The handler %r failed on %s.", handler, type(event).__name__)
 
-        loop = self._loop
-        if loop is None or loop.is_closed():
+        loop = self._loop if self._loop is not None and not self._loop.is_closed() else _running_loop()
+        if loop is None:
             asyncio.run(logged())
         else:
             loop.call_soon_threadsafe(self._start_task, logged)
@@ -81,3 +83,10 @@ class Handlers:
         task: asyncio.Task[None] = asyncio.ensure_future(logged())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -40,7 +40,8 @@ def test_a_plan_is_created_with_all_its_terms(database_url: str) -> None:
         "billing_cycle": "yearly",
     }
     assert [plan["slug"] for plan in answer("plans", "list", "--database", database_url)["plans"]] == ["pro"]
-    assert re.search(r"pro +Professional +1 +1,000 +100\.00 USD", succeed("plans", "list", "--database", database_url))
+    said = succeed("plans", "list", "--database", database_url)
+    assert re.search(r"pro +1,000 +100\.00 USD +charge 0\.01 USD for 1,000 +99\.00 USD yearly, 14 days of trial", said)
 
 
 def test_a_plan_of_the_same_name_and_an_amount_that_is_none_are_refused(sqlite_url: str) -> None:

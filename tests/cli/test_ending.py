@@ -54,8 +54,9 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(arguments: tuple[str, 
     assert answer(*arguments, exit_code=2)["error"]["code"] == "usage"
 
 
-def test_a_database_that_cannot_be_reached_is_one_line_without_a_password() -> None:
-    result = invoke("migrate", "--database", "postgresql://ada:hunter2@127.0.0.1:1/none")
+@pytest.mark.parametrize("command", [("migrate",), ("report",), ("plans", "create", "pro")])
+def test_a_database_that_cannot_be_reached_is_one_line_without_a_password(command: tuple[str, ...]) -> None:
+    result = invoke(*command, "--database", "postgresql://ada:hunter2@127.0.0.1:1/none")
     assert result.exit_code == 3
     assert "The database cannot be opened: connection failed" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -27,6 +27,11 @@ def test_a_column_of_amounts_is_rounded_to_one_digit() -> None:
     assert amounts(column) == ["12.5000 USD", "0.1234 USD", "1,000.0000 USD + 2.0000 EUR", ""]
 
 
+def test_a_tiny_amount_beside_large_ones_is_not_shown_as_nothing() -> None:
+    column = [[money("0.1234 USD")], [money("0.0000128 USD")], [money("-0.0000128 USD")], [money("0 USD")]]
+    assert amounts(column) == ["0.1234 USD", "<0.0001 USD", ">-0.0001 USD", "0.0000 USD"]
+
+
 def test_a_column_of_tiny_amounts_is_not_a_column_of_zeros() -> None:
     assert amounts([[money("0.00000015 USD")], [money("0.000000001 USD")]]) == ["0.000000150 USD", "0.000000001 USD"]
 

@@ -218,6 +218,7 @@ def test_a_dry_run_rejects_what_the_import_rejects(sqlite_url: str) -> None:
 def test_bad_rows_are_rejected_with_line_and_reason_and_harm_no_other(sqlite_url: str) -> None:
     file = small(
         "2026-01-05 10:00:00,100,20",
+        "2026-01-05 10:00:00,-1,20",
         "yesterday,100,20",
         "",
         "2026-01-05 10:00:00,1.5,20",
@@ -229,15 +230,16 @@ def test_bad_rows_are_rejected_with_line_and_reason_and_harm_no_other(sqlite_url
         "2026-01-05 10:00:01,7.0,",
     )
     result = answer("import", file, *AS_GPT_4O_MINI, *AS_USER, "--database", sqlite_url, exit_code=1)
-    assert (result["rows"], result["recorded"], result["rejected"], result["total_tokens"]) == (9, 3, 6, 247)
+    assert (result["rows"], result["recorded"], result["rejected"], result["total_tokens"]) == (10, 3, 7, 247)
     reasons = {one["line"]: one["reason"] for one in result["rejections"]}
-    assert list(reasons) == [3, 5, 6, 7, 8, 11]
-    assert "occurred_at: 'yesterday'" in reasons[3]
-    assert "whole number" in reasons[5]
-    assert "Column 'TIMESTAMP' is empty." in reasons[6]
-    assert "One of them has to say how much was used." in reasons[7]
-    assert reasons[8] == "It has 2 cells, the header has 3."
-    assert "tokens" in reasons[11]
+    assert list(reasons) == [3, 4, 6, 7, 8, 9, 12]
+    assert "zero or more" in reasons[3]
+    assert "occurred_at: 'yesterday'" in reasons[4]
+    assert "whole number" in reasons[6]
+    assert "Column 'TIMESTAMP' is empty." in reasons[7]
+    assert "One of them has to say how much was used." in reasons[8]
+    assert reasons[9] == "It has 2 cells, the header has 3."
+    assert "tokens" in reasons[12]
 
 
 def test_rejected_rows_can_be_corrected_and_imported(sqlite_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -88,6 +89,14 @@ def test_many_openers_at_once_create_one_schema(database_url: str) -> None:
         assert schema_version(connection) == HEAD
         assert connection.execute(text("SELECT count(*) FROM terms_revision")).scalar() == 1
     engine.dispose()
+
+
+def test_openers_of_a_new_file_wait_for_each_other(tmp_path: Path) -> None:
+    """Putting a file into WAL mode fails at once where another connection is doing it, instead of waiting."""
+    for number in range(8):
+        url = f"sqlite:///{tmp_path}/{number}.db"
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda _, url=url: Tallystick(url).close(), range(16)))
 
 
 def test_an_empty_database_is_refused_where_migrating_is_switched_off(database_url: str) -> None:

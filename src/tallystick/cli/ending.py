@@ -26,7 +26,8 @@ USAGE = 2
 FAILED = 3
 """It could not be done."""
 
-_LINK = re.compile(r"\s*\(Background on this error at: \S+\)")
+# What the database toolkit adds to a driver's own words: the class of its error, and a link.
+_NOISE = re.compile(r"\((?:psycopg|pysqlite3|sqlite3)[\w.]*\) |\s*\(Background on this error at: \S+\)")
 
 
 class Commands(TyperGroup):
@@ -96,8 +97,8 @@ def _unexpected(error: Exception) -> dict[str, object]:
 
 
 def one_line(message: str) -> str:
-    """Return a message without line breaks, and without the links that the database toolkit adds to its own."""
-    return " ".join(_LINK.sub("", message).split())
+    """Return a message without line breaks, and without what is not for people."""
+    return " ".join(_NOISE.sub("", message).split())
 
 
 def _print_error(message: str) -> None:

@@ -36,14 +36,14 @@ def amount(money: Money) -> str:
 def amounts(column: Sequence[Sequence[Money]]) -> list[str]:
     """Return a column of amounts, each cell with one or several currencies, rounded for the eye to a common digit.
 
-    That is the fourth after the point; where nothing reaches a cent, the ninth.
+    That is the fourth after the point; where nothing reaches a cent, the ninth. What is something is not shown as zero.
     """
     every = [money for cell in column for money in cell]
     digits = _DIGITS_SHOWN if any(abs(money.nanos) >= _SMALL_NANOS for money in every) else 9
     shown = [[_rounded(money, digits) for money in cell] for cell in column]
     needed = max((-_exponent(number) for cell in shown for number in cell), default=0)
     return [
-        " + ".join(f"{number:,.{needed}f} {money.currency}" for number, money in zip(numbers, cell, strict=True))
+        " + ".join(_shown(number, money, needed) for number, money in zip(numbers, cell, strict=True))
         for numbers, cell in zip(shown, column, strict=True)
     ]
 
@@ -70,6 +70,12 @@ def sparkline(values: Sequence[int]) -> str:
     """Return one character for each value, as high as it is beside the highest; a dot for nothing."""
     highest = max(values, default=0)
     return "".join(_NOTHING if value <= 0 else _HEIGHTS[(value * len(_HEIGHTS) - 1) // highest] for value in values)
+
+
+def _shown(number: Decimal, money: Money, digits: int) -> str:
+    if money and not number:
+        return f"{'<' if money.nanos > 0 else '>-'}{Decimal(1).scaleb(-digits):f} {money.currency}"
+    return f"{number:,.{digits}f} {money.currency}"
 
 
 def _rounded(money: Money, digits: int) -> Decimal:

@@ -51,8 +51,8 @@ def init(
 ) -> None:
     """Write a commented settings file, and create the database.
 
-    The file is ./tallystick.toml, or --config. A --database is written into the file, unless it has a password in it. An existing file is not overwritten, and an
-    existing database is kept and migrated.
+    The file is ./tallystick.toml, or --config. A --database is written into the file, unless it has a password in
+    it. An existing file is not overwritten, and an existing database is kept and migrated.
     """
     file = config or Path("tallystick.toml")
     if file.exists() and not force:

@@ -11,7 +11,8 @@ __all__ = ["migrate"]
 def migrate(database: Database = None, config: Config = None, as_json: AsJson = False) -> None:
     """Create or migrate the database's schema.
 
-    Says its version before and after. It happens in one transaction, or not at all. Any number of processes may run it at once; the others wait. With auto_migrate off, it is the one way.
+    Says its version before and after. It happens in one transaction, or not at all. Any number of processes may run
+    it at once; the others wait. With auto_migrate off, it is the one way.
     """
     from tallystick.settings import Settings
     from tallystick.upkeep import migrate_database

@@ -26,10 +26,11 @@ def list_plans(database: Database = None, config: Config = None, as_json: AsJson
     """List every plan with the limits and prices that are sold now."""
     with open_existing(database, config) as ts:
         found = ts.plans.list()
+        default = ts.settings.billing.overage_behavior
     if as_json:
         print_json({"plans": [plan_as_json(plan.current) for plan in found]})
     else:
-        _show(console(), found)
+        _show(console(), found, default)
 
 
 @plans.command("create")
@@ -58,7 +59,7 @@ def create_plan(
 ) -> None:
     """Create a plan and publish its first version. An amount without a currency is in billing.currency."""
     with open_any(database, config) as ts:
-        currency = ts.settings.billing.currency
+        currency, default = ts.settings.billing.currency, ts.settings.billing.overage_behavior
         plan = ts.plans.create(
             slug,
             name,
@@ -74,7 +75,7 @@ def create_plan(
         print_json(plan_as_json(plan.current))
         return
     out = console()
-    _show(out, [plan])
+    _show(out, [plan], default)
     out.print()
     out.print(f"Created. Next: tallystick subscriptions create user:1 {plan.slug}")
 
@@ -114,29 +115,29 @@ def plan_as_json(version: Any) -> dict[str, object]:
     }
 
 
-def _show(out: Console, found: list[Any]) -> None:
+def _show(out: Console, found: list[Any], default_behavior: str) -> None:
     if not found:
         out.print("There are no plans yet. Create one: tallystick plans create pro --monthly-token-limit 1000000")
         return
-    figures = ("Version", "Tokens", "Cost", "Trial", "Price")
-    shown = table("Plan", "Name", "Version", "Tokens", "Cost", "Past the limit", "Trial", "Price", right=figures)
+    shown = table("Plan", "Tokens", "Cost", "Past the limit", "Price", right=("Tokens", "Cost"))
     for plan in found:
         version = plan.current
-        trial = f"{version.trial_days} days" if version.trial_days else "–"
         shown.add_row(
-            plan.slug,
-            plan.name,
-            str(version.version),
+            plan.slug if version.version == 1 else f"{plan.slug}, version {version.version}",
             "unlimited" if version.monthly_token_limit is None else count(version.monthly_token_limit),
             "unlimited" if version.monthly_cost_limit is None else amount(version.monthly_cost_limit),
-            _past_limit(version),
-            trial,
-            "–" if version.price is None else f"{amount(version.price)} {version.billing_cycle}",
+            _past_limit(version, default_behavior),
+            _price(version),
         )
     out.print(shown)
 
 
-def _past_limit(version: Any) -> str:
-    behavior = "as set" if version.overage_behavior is None else str(version.overage_behavior)
+def _price(version: Any) -> str:
+    price = "–" if version.price is None else f"{amount(version.price)} {version.billing_cycle}"
+    return f"{price}, {version.trial_days} days of trial" if version.trial_days else price
+
+
+def _past_limit(version: Any, default_behavior: str) -> str:
+    behavior = str(version.overage_behavior or f"{default_behavior} (by setting)")
     rate = version.overage_price_per_1k_tokens
-    return behavior if rate is None else f"{behavior}, {rate:f} {version.currency} for 1,000 tokens"
+    return behavior if rate is None else f"{behavior} {rate:f} {version.currency} for 1,000"

@@ -28,7 +28,7 @@ __all__ = ["report", "totals_as_json"]
 Grouping = Literal["billable", "model", "provider", "feature", "resource-type"]
 
 _GROUPINGS: tuple[Grouping, ...] = ("billable", "model", "provider", "feature", "resource-type")
-_BAR_WIDTH = 20
+_BAR_WIDTH = 12
 _UNNAMED = "(none)"
 
 

@@ -33,8 +33,9 @@ def reprice(
 ) -> None:
     """Price events again, with the prices known now.
 
-    Each event has the price of when it happened. Without --apply this is a preview. With it, each difference is recorded as a correction that names its event. Nothing is edited, and applying
-    twice changes nothing more. Costs that were stated stay as they are.
+    Each event has the price of when it happened. Without --apply this is a preview. With it, each difference is
+    recorded as a correction that names its event. Nothing is edited, and applying twice changes nothing more. Costs
+    that were stated stay as they are.
     """
     with open_existing(database, config) as ts:
         zone = zone_named(ts.settings.period.timezone)

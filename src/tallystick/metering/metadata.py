@@ -13,7 +13,7 @@ from uuid import UUID
 
 from tallystick.errors import InvalidInput
 
-__all__ = ["MetadataPolicy"]
+__all__ = ["MetadataPolicy", "printable"]
 
 _DEPTH_MAX = 4
 _REDACTED = "[redacted]"
@@ -37,6 +37,8 @@ class MetadataPolicy:
         Raises:
             InvalidInput: for a value that JSON has no form for, too many keys, or too many bytes.
         """
+        if not isinstance(metadata, Mapping):
+            raise InvalidInput("metadata", metadata, "Give a mapping of names to values.")
         if not metadata:
             return None
         if len(metadata) > self.keys_max:
@@ -52,7 +54,7 @@ class MetadataPolicy:
             raise InvalidInput("metadata", "nested mapping", f"Nest at most {_DEPTH_MAX} levels.")
         cleaned: dict[str, object] = {}
         for key, value in values.items():
-            name = _printable(str(key))
+            name = printable(str(key))
             cleaned[name] = _REDACTED if self._is_secret(name) else self._value(name, value, depth)
         return cleaned
 
@@ -65,7 +67,7 @@ class MetadataPolicy:
         if value is None or isinstance(value, bool | int):
             return value
         if isinstance(value, str):
-            return _printable(value)
+            return printable(value)
         if isinstance(value, float):
             if value != value or value in (float("inf"), float("-inf")):
                 raise InvalidInput(f"metadata.{name}", value, "JSON has no form for it; leave it out.")
@@ -83,7 +85,8 @@ class MetadataPolicy:
         raise InvalidInput(f"metadata.{name}", value, "Give text, numbers, dates, lists or mappings of them.")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return a text without what no database or terminal wants."""
     if text.isprintable():
         return text
     # NUL cannot be stored in PostgreSQL text; lone surrogates cannot be encoded; the rest only confuses terminals.

@@ -149,6 +149,7 @@ def _usage(values: Mapping[str, object], currency: str) -> ProviderUsage:
         input_cost=_money(values["input_cost"], currency),
         output_cost=_money(values["output_cost"], currency),
         total_cost=_money(values["total_cost"], currency),
+        estimated="estimated" in str(values["flags"]).split(),
     )
 
 

@@ -7,7 +7,19 @@ same integers live in SQLite and PostgreSQL, so a value never changes on its way
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -120,16 +132,19 @@ terms_changes = Table(
     _key("billable"),  # NULL: the change concerns everybody
 )
 
+# The keys of counters and rollups begin with time: what is being written now lies together on few pages, however many
+# billables and past periods there are.
 counters = Table(
     "counters",
     metadata,
-    _key("billable", primary_key=True),
-    _key("meter", primary_key=True),
-    _key("scope", primary_key=True),
-    _key("period", primary_key=True),
-    Column("period_start", _Instant, primary_key=True),
+    _key("billable", nullable=False),
+    _key("meter", nullable=False),
+    _key("scope", nullable=False),
+    _key("period", nullable=False),
+    Column("period_start", _Instant, nullable=False),
     Column("used", BigInteger, nullable=False),
     Column("held", BigInteger, nullable=False),
+    PrimaryKeyConstraint("period_start", "period", "billable", "meter", "scope"),
     sqlite_with_rowid=False,
 )
 
@@ -226,13 +241,13 @@ def _rollup(name: str) -> Table:
     return Table(
         name,
         metadata,
-        _key("billable", primary_key=True),
-        Column("bucket_start", _Instant, primary_key=True),
-        _key("provider", primary_key=True),
-        _key("model", primary_key=True),
-        _key("feature", primary_key=True),
-        _key("resource_type", primary_key=True),
-        _key("currency", primary_key=True),
+        _key("billable", nullable=False),
+        Column("bucket_start", _Instant, nullable=False),
+        _key("provider", nullable=False),
+        _key("model", nullable=False),
+        _key("feature", nullable=False),
+        _key("resource_type", nullable=False),
+        _key("currency", nullable=False),
         Column("events", BigInteger, nullable=False),
         Column("unpriced_events", BigInteger, nullable=False),
         Column("quantity", BigInteger, nullable=False),
@@ -240,15 +255,14 @@ def _rollup(name: str) -> Table:
         Column("output_tokens", BigInteger, nullable=False),
         Column("total_tokens", BigInteger, nullable=False),
         Column("total_cost", _Nanos, nullable=False),
+        PrimaryKeyConstraint("bucket_start", "billable", "provider", "model", "feature", "resource_type", "currency"),
+        Index(None, "billable", "bucket_start"),
         sqlite_with_rowid=False,
     )
 
 
 usage_hourly = _rollup("usage_hourly")
 usage_daily = _rollup("usage_daily")
-
-# Reports over everybody ask by day; the key above starts with the billable.
-Index("ix_usage_daily_bucket_start", usage_daily.c.bucket_start)
 
 # What was taken out of usage_events, as sums: events + removed = counters, always; and = rollups where they were kept.
 usage_removed = Table(

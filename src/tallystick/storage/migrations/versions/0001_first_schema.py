@@ -28,7 +28,7 @@ def upgrade() -> None:
         sa.Column("period_start", sa.BigInteger(), nullable=False),
         sa.Column("used", sa.BigInteger(), nullable=False),
         sa.Column("held", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("billable", "meter", "scope", "period", "period_start", name="pk_counters"),
+        sa.PrimaryKeyConstraint("period_start", "period", "billable", "meter", "scope", name="pk_counters"),
         sqlite_with_rowid=False,
     )
     op.create_table(
@@ -183,8 +183,8 @@ def upgrade() -> None:
         sa.Column("total_tokens", sa.BigInteger(), nullable=False),
         sa.Column("total_cost", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint(
-            "billable",
             "bucket_start",
+            "billable",
             "provider",
             "model",
             "feature",
@@ -194,7 +194,7 @@ def upgrade() -> None:
         ),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_usage_daily_bucket_start", "usage_daily", ["bucket_start"])
+    op.create_index("ix_usage_daily_billable_bucket_start", "usage_daily", ["billable", "bucket_start"])
     op.create_table(
         "usage_events",
         sa.Column("id", KEY, nullable=False),
@@ -269,8 +269,8 @@ def upgrade() -> None:
         sa.Column("total_tokens", sa.BigInteger(), nullable=False),
         sa.Column("total_cost", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint(
-            "billable",
             "bucket_start",
+            "billable",
             "provider",
             "model",
             "feature",
@@ -280,6 +280,7 @@ def upgrade() -> None:
         ),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_usage_hourly_billable_bucket_start", "usage_hourly", ["billable", "bucket_start"])
     op.create_table(
         "usage_removed",
         sa.Column("billable", KEY, nullable=False),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import cProfile
+import gc
 import pstats
 import sys
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +59,38 @@ def _run(ours: Ours, callers: int) -> Contestant:
 
 def _print_processor_time(console: Console, databases: Databases, callers: int, seconds: float) -> None:
     with closing(_opened(databases, f"profile_{callers}")) as ours:
+        run = _run(ours, callers)
         before, writer_before = time.thread_time(), _writer_time()
-        done = _run(ours, callers)(Limit(seconds))
+        with _collections_watched() as pauses:
+            done = run(Limit(seconds))
         caller, writer = time.thread_time() - before, _writer_time() - writer_before
     each = 1e6 / done.pairs
     console.print(
         f"{done.rate:,.0f} pairs/s: {done.seconds * each:,.0f} µs a pair, of it on the processor "
-        f"{caller * each:,.0f} µs in the callers' thread and {writer * each:,.0f} µs in the lane's writer."
+        f"{caller * each:,.0f} µs in the callers' thread and {writer * each:,.0f} µs in the lane's writer. "
+        f"Python's garbage collection took {sum(pauses) * each:,.1f} µs of these, "
+        f"at most {max(pauses, default=0) * 1000:,.0f} ms at once."
     )
+
+
+@contextmanager
+def _collections_watched() -> Iterator[list[float]]:
+    """Collect how long each garbage collection takes, in seconds. They stop every thread."""
+    pauses: list[float] = []
+    began = 0.0
+
+    def watch(phase: str, _information: object) -> None:
+        nonlocal began
+        if phase == "start":
+            began = time.perf_counter()
+        else:
+            pauses.append(time.perf_counter() - began)
+
+    gc.callbacks.append(watch)
+    try:
+        yield pauses
+    finally:
+        gc.callbacks.remove(watch)
 
 
 def _writer_time() -> float:

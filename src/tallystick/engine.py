@@ -41,7 +41,7 @@ from tallystick.storage.schema import ensure_schema
 if TYPE_CHECKING:
     from tallystick.metering.call import Attempt, CallContext
     from tallystick.metering.response import MeteredResponse
-    from tallystick.pricing import Pricing
+    from tallystick.pricing import Cost, Pricing, Rate
     from tallystick.settings import Settings
     from tallystick.storage.database import Database
     from tallystick.storage.workspace import HoldRow
@@ -153,30 +153,32 @@ class Engine:
 
     # -- prices -------------------------------------------------------------------------------------------------------
 
+    def rate(self, provider: str, model: str | None, at: int, service_tier: str | None = None) -> Rate | None:
+        """Return the price of a model in force at an instant (µs); None where none is known."""
+        return self.pricing.find(provider, model, from_micros(at), service_tier) if model else None
+
     def costs(
         self, usage: ProviderUsage, provider: str, model: str, at: int
     ) -> tuple[tuple[int, int, int] | None, str, str | None]:
         """Return (input, output, total) in nanos, their currency, and the price as JSON. None: no price is known."""
-        instant = from_micros(at)
-        if usage.total_cost is None and not any(
-            name and self.pricing.find(provider, name, instant, usage.service_tier) for name in (model, usage.model)
-        ):
-            return None, self.settings.billing.currency, None
-        try:
-            cost = self.pricing.cost(usage, provider, model or None, instant)
-        except UnknownPrice:
-            # A price is known for this model, but for nothing of what was used.
+        cost = self._cost(usage, provider, model, at)
+        if cost is None:
             return None, self.settings.billing.currency, None
         total, output = cost.total_nanos, cost.output_nanos
         return (total - output, output, total), cost.currency, json.dumps(cost.to_dict(), separators=(",", ":"))
 
-    def dearest_cost(self, provider: str, model: str, tokens: int, at: int) -> tuple[int, str] | None:
-        """Return what so many tokens cost at most, in nanos, and the currency; None where no price is known."""
-        instant = from_micros(at)
-        if not model or self.pricing.find(provider, model, instant) is None:
+    def _cost(self, usage: ProviderUsage, provider: str, model: str, at: int) -> Cost | None:
+        if usage.total_cost is not None:
+            return self.pricing.cost(usage, provider, model, from_micros(at))
+        rate = self.rate(provider, model, at, usage.service_tier)
+        if rate is None and usage.model != model:
+            # A deployment may have any name; the model that answered is priced.
+            rate = self.rate(provider, usage.model, at, usage.service_tier)
+        try:
+            return rate.cost(usage) if rate is not None else None
+        except UnknownPrice:
+            # A price is known for this model, but for nothing of what was used.
             return None
-        cost = self.pricing.dearest(provider, model, tokens, instant)
-        return cost.nanos, cost.currency
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
@@ -284,6 +286,8 @@ class Engine:
 
     def announce(self, recorded: Recorded) -> None:
         """Send what follows from a use that was committed."""
+        if self.handlers.is_empty:
+            return
         events = list(self._events_of(recorded))
         if events:
             self.handlers.send(events)

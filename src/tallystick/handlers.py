@@ -41,6 +41,10 @@ class Handlers:
         """Say whether anybody listens, so that an event nobody hears is not even made."""
         return bool(self._handlers) and any(base in self._handlers for base in event_class.__mro__)
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._handlers
+
     def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run coroutine handlers on this loop from now on."""
         self._loop = loop
@@ -52,7 +56,7 @@ class Handlers:
                     self._call(handler, event)
 
     async def drain(self) -> None:
-        """Wait until the coroutine handlers of this loop have ended, those that were only just handed to it included."""
+        """Wait until the coroutine handlers of this loop have ended, also those that were only just handed to it."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
         while own := [task for task in self._tasks if task.get_loop() is loop]:

@@ -79,7 +79,7 @@ def in_threads(number: int, work: Any) -> list[Any]:
         start.wait()
         try:
             outcomes[index] = work(index)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             outcomes[index] = error
 
     threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(number)]

@@ -32,7 +32,7 @@ def in_child(work: Callable[[], None]) -> int:
     try:
         work()
         status = 0
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         sys.stderr.write(f"child: {error!r}\n")
         sys.stderr.flush()
     finally:

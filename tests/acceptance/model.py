@@ -1,4 +1,4 @@
-"""What the engine should do, told a second time and differently: plain loops over a list of facts, nothing kept in sums.
+"""What the engine should do, told a second time and differently: loops over lists of facts, nothing kept in sums.
 
 Months are of the UTC calendar, amounts are whole tokens and whole cents. It shares no code with the engine.
 """

@@ -10,14 +10,27 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tallystick import FixedClock, Tallystick
-from tallystick.errors import CallInProgress, IdempotencyConflict, LimitExceeded, NotFound, TallystickError, UnknownPrice
+from tallystick.errors import (
+    CallInProgress,
+    IdempotencyConflict,
+    LimitExceeded,
+    NotFound,
+    TallystickError,
+    UnknownPrice,
+)
 from tallystick.events import HoldExpired
 from tallystick.metering.hold import Hold as EngineHold
 from tallystick.money import Money
@@ -38,7 +51,6 @@ PLANS = {
 names = st.sampled_from(tuple(PLANS))
 tokens = st.integers(0, 60)
 cents = st.integers(0, 50)
-keys = st.sampled_from((None, None, "a", "b"))
 ttl = st.sampled_from((1, 60, 3_600, 600_000))
 
 
@@ -127,9 +139,12 @@ class Engine(RuleBasedStateMachine):
         self.told_expired += [hold.id for hold in expired]
         return self.placed(name, real, granted, 0, ttl, key=None, usage=(0, 0))
 
-    @rule(target=holds, name=names, tokens=tokens, cents=cents, key=st.sampled_from("ab"), ttl=ttl)
-    def hold_with_a_key(self, name: str, tokens: int, cents: int, key: str, ttl: int) -> Any:
+    @rule(
+        target=holds, name=names, usage=st.sampled_from(((10, 5), (10, 5), (20, 0))), key=st.sampled_from("ab"), ttl=ttl
+    )
+    def hold_with_a_key(self, name: str, usage: tuple[int, int], key: str, ttl: int) -> Any:
         account, now = self.accounts[name], self.now
+        tokens, cents = usage
         keyed = meter(self.ts, name).with_idempotency_key(key)
         keyed = keyed.with_manual_usage(input_tokens=tokens, total_cost=money(cents))
         real = outcome(lambda: keyed.hold(ttl_seconds=ttl))

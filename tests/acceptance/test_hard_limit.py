@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from contextlib import ExitStack
+
+import psycopg
+from psycopg import sql
 
 from tallystick import AsyncTallystick, Tallystick
 from tallystick.errors import LimitExceeded
@@ -95,6 +100,46 @@ def test_threads_and_coroutines_share_one_limit(database_url: str) -> None:
             assert_healthy(ts.sync, open_holds=0)
 
     asyncio.run(main())
+
+
+def test_the_limit_holds_whatever_isolation_the_database_begins_with(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        name = sql.Identifier(connection.info.dbname)
+        for level in ("repeatable read", "serializable"):
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = {}").format(name, sql.Literal(level))
+            )
+            with Tallystick(postgres_url) as one, Tallystick(postgres_url) as other:
+                billable = f"user:{level.partition(' ')[0]}"
+                subscribe(one, billable, level.partition(" ")[0], monthly_token_limit=500)
+                outcomes = in_threads(
+                    80, lambda index, both=(one, other), who=billable: meter(both[index % 2], who).hold(tokens=10)
+                )
+                assert len(errors_of(outcomes, LimitExceeded)) == 30
+                assert standing(one, billable) == (0, 500)
+                assert_healthy(one, open_holds=50 * (1 + (level == "serializable")))
+
+
+def test_engines_that_share_many_billables_wait_for_each_other_and_never_for_ever(database_url: str) -> None:
+    names = [f"user:{number}" for number in range(40)]
+    with ExitStack() as stack:
+        engines = [stack.enter_context(Tallystick(database_url)) for _ in range(4)]
+
+        def work(index: int) -> int:
+            chance = random.Random(index)
+            recorded = 0
+            for _ in range(12):
+                order = chance.sample(names, len(names))
+                result = engines[index % 4].usage.record_batch({"billable": name, "input_tokens": 1} for name in order)
+                recorded += result.recorded
+                if index == 0:
+                    engines[0].limits.override(order[0], token_limit=10**9)
+                    engines[0].usage.anonymize_before("2026-01-01")
+            return recorded
+
+        assert in_threads(8, work) == [12 * len(names)] * 8
+        assert [standing(engines[0], name) for name in names] == [(96, 0)] * len(names)
+        assert_healthy(engines[0])
 
 
 def test_calls_overlap_while_the_provider_works(ts: Tallystick) -> None:

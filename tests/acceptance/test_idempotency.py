@@ -48,6 +48,14 @@ def test_50_threads_with_one_key_make_one_call_and_get_one_answer(ts: Tallystick
     assert_healthy(ts, open_holds=0)
 
 
+def test_a_replay_in_the_moment_of_the_settlement_has_the_response(ts: Tallystick) -> None:
+    keyed = meter(ts).with_idempotency_key("once").with_manual_usage(input_tokens=10)
+    replays: list[object] = []
+    ts.on(UsageRecorded)(lambda event: replays.append(keyed.call(lambda: "another").response))
+    keyed.call(lambda: "answer")
+    assert replays == ["answer"]
+
+
 def test_4_processes_with_one_key_make_one_call_and_get_one_answer(database_url: str) -> None:
     with Tallystick(database_url) as ts:
         subscribe(ts, monthly_token_limit=1_000)
@@ -352,6 +360,15 @@ def test_a_batch_with_keys_can_be_sent_again(ts: Tallystick) -> None:
     assert (again.recorded, again.duplicates) == (0, 700)
     assert [(one.index, one.code) for one in again.rejected] == [(700, "idempotency_conflict")]
     assert standing(ts) == (sum(range(700)), 0)
+    assert_healthy(ts)
+
+
+def test_a_key_twice_in_one_commit_is_recorded_once(ts: Tallystick) -> None:
+    record = {"billable": BILLABLE, "input_tokens": 3, "idempotency_key": "once"}
+    result = ts.usage.record_batch([record, record, {**record, "input_tokens": 4}, {**record, "billable": "user:2"}])
+    assert (result.recorded, result.duplicates) == (2, 1)
+    assert [(one.index, one.code) for one in result.rejected] == [(2, "idempotency_conflict")]
+    assert standing(ts) == (3, 0)
     assert_healthy(ts)
 
 

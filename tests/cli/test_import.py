@@ -534,6 +534,18 @@ def test_the_summary_says_what_became_of_the_rows(sqlite_url: str) -> None:
         assert line in said
 
 
+def test_the_command_that_is_proposed_next_works_on_the_same_database_and_repeats_no_password(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    file = small("2026-01-05 10:00:00,1000,20")
+    options = (*AS_GPT_4O_MINI, *AS_USER)
+    spaced = f"sqlite:///{tmp_path}/with space.db"
+    said = succeed("import", file, *options, "--database", spaced)
+    assert f"Next: tallystick report --month 2026-01 --database '{spaced}'\n" in said
+    secret = postgres_url.replace("postgres@", "postgres:hunter2@")
+    assert "hunter2" not in succeed("import", file, *options, "--database", secret)
+
+
 def test_the_program_itself_imports_and_shows_no_bar_outside_of_a_terminal(sqlite_url: str, trace: Path) -> None:
     command = ("import", trace, *AS_GPT_4O_MINI, "--spread", SPREAD, "--database", sqlite_url)
     ended = program(*command)

@@ -71,6 +71,19 @@ def test_init_overwrites_nothing_unless_it_is_forced_to() -> None:
     assert Settings.load().enforcement == "on"
 
 
+def test_init_mends_a_file_that_is_broken() -> None:
+    write_settings("enforcement = ")
+    succeed("init", "--force")
+    assert Settings.load().enforcement == "on"
+
+
+def test_init_says_where_its_file_has_to_be_named() -> None:
+    said = succeed("init", "--config", "own settings.toml", "--database", "sqlite:///own.db")
+    assert "Created the database sqlite:///own.db" in said
+    assert "Next: tallystick validate --config 'own settings.toml'" in said
+    assert Settings.load(config="own settings.toml").database_url == "sqlite:///own.db"
+
+
 def test_init_never_overwrites_a_database(sqlite_url: str) -> None:
     with Tallystick(sqlite_url) as ts:
         ts.usage.log("acme", "message")
@@ -90,7 +103,7 @@ def test_init_keeps_a_password_out_of_the_file(postgres_url: str) -> None:
     # The test's server asks for no password, and so takes any.
     url = postgres_url.replace("postgres@", "postgres:hunter2@")
     said = succeed("init", "--database", url)
-    assert "TALLYSTICK_DATABASE_URL" in said
+    assert "Its password is not in the file: set TALLYSTICK_DATABASE_URL" in said
     assert "hunter2" not in SETTINGS.read_text("utf-8") + said
     assert Settings.load().database_url == "sqlite:///tallystick.db"
 

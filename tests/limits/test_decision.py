@@ -1,4 +1,4 @@
-"""Deciding, as arithmetic: who is admitted, what lies beyond a limit, and that cutting use differently changes nothing."""
+"""Deciding, as arithmetic: who is admitted, what lies beyond a limit, and that how use is cut changes nothing."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ def test_an_explicit_amount_is_refused_exactly_when_it_does_not_fit(
     limit: int, used: int, held: int, tokens: int
 ) -> None:
     in_force = replace(UNLIMITED, token_limit=limit)
-    admitted = admit(
-        in_force, Standing(used, held), tokens=tokens, tokens_explicit=True, cost=0, cost_explicit=True
-    )
+    admitted = admit(in_force, Standing(used, held), tokens=tokens, tokens_explicit=True, cost=0, cost_explicit=True)
     assert (admitted.refusal is None) == (used + held + tokens <= limit)
 
 
@@ -87,9 +85,7 @@ def test_an_implicit_amount_shrinks_to_what_is_left_and_is_refused_where_nothing
     limit: int, used: int, held: int, tokens: int
 ) -> None:
     in_force = replace(UNLIMITED, token_limit=limit)
-    admitted = admit(
-        in_force, Standing(used, held), tokens=tokens, tokens_explicit=False, cost=0, cost_explicit=False
-    )
+    admitted = admit(in_force, Standing(used, held), tokens=tokens, tokens_explicit=False, cost=0, cost_explicit=False)
     left = limit - used - held
     assert (admitted.refusal is None) == (left >= 1)
     assert admitted.tokens == max(0, min(tokens, left))
@@ -175,9 +171,7 @@ def test_a_correction_gives_back_what_its_use_was_charged(limit: int, used: int,
 
 @pytest.mark.parametrize("behavior", [OverageBehavior.ALLOW, OverageBehavior.BLOCK])
 def test_only_charge_charges(behavior: OverageBehavior) -> None:
-    in_force = replace(
-        UNLIMITED, token_limit=10, overage_behavior=behavior, overage_price_per_1k_tokens=Decimal("1")
-    )
+    in_force = replace(UNLIMITED, token_limit=10, overage_behavior=behavior, overage_price_per_1k_tokens=Decimal(1))
     over = overage(in_force, Standing(), tokens=15, cost=0)
     assert over is not None
     assert (over.tokens, over.amount) == (5, 0)

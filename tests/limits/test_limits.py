@@ -155,16 +155,14 @@ def test_an_override_holds_from_its_start_until_just_before_its_end(ts: Tallysti
         assert refused.value.limit == limit
 
 
-def test_of_several_overrides_the_one_made_last_counts_for_each_limit_apart(
-    ts: Tallystick, clock: FixedClock
-) -> None:
+def test_of_several_overrides_the_one_made_last_counts_for_each_limit_apart(ts: Tallystick, clock: FixedClock) -> None:
     subscribe(ts, monthly_token_limit=100, monthly_cost_limit=Money("1", "USD"))
     ts.limits.override(BILLABLE, token_limit=200, cost_limit=Money("2", "USD"))
     ts.limits.override(BILLABLE, token_limit=300)
     last = ts.limits.override(BILLABLE, token_limit=50, end="2026-01-16")
     check = ts.limits.check(BILLABLE)
     assert (check.token_limit, check.cost_limit) == (50, Money("2", "USD"))
-    assert [one.id for one in ts.limits.overrides(BILLABLE)][0] == last.id
+    assert ts.limits.overrides(BILLABLE)[0].id == last.id
     clock.set("2026-01-16")
     assert ts.limits.check(BILLABLE).token_limit == 300
 

@@ -67,7 +67,12 @@ def test_a_call_is_held_made_and_recorded(ts: Tallystick) -> None:
     assert not response.replayed
     event = ts.usage.get(response.usage_event_id)
     assert event == response.event == heard[0].usage
-    assert (event.feature, event.user, event.metadata, event.provider) == ("chat", "user:7", {"ticket_id": 123}, "openai")
+    assert (event.feature, event.user, event.metadata, event.provider) == (
+        "chat",
+        "user:7",
+        {"ticket_id": 123},
+        "openai",
+    )
     assert standing(ts) == (1_500, 0)
     assert_healthy(ts, open_holds=0)
 

@@ -16,7 +16,6 @@ from tests.acceptance.accounts import (
     assert_healthy,
     count_rows,
     in_threads,
-    meter,
     subscribe,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -116,7 +117,7 @@ def test_every_point_of_a_series_equals_a_recount(used: Tallystick, edges: list[
     start, end = edges
     points = used.usage.time_series(BILLABLE, start=start, end=end, interval=interval)
     events = all_events(used, billable=BILLABLE, start=start, end=end)
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         assert before.end == after.start
     if start < end:
         assert points[0].start <= start < points[0].end

@@ -54,7 +54,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"billable": BILLABLE, "model": "m\x00"}, "model"),
     ({"billable": BILLABLE, "model": "m\ud800"}, "model"),
     ({"billable": BILLABLE, "model": 5}, "model"),
-    ({"billable": BILLABLE, "provider": "p\n"*3}, "provider"),
+    ({"billable": BILLABLE, "provider": "p\n" * 3}, "provider"),
     ({"billable": BILLABLE, "feature": "a b"}, "feature"),
     ({"billable": BILLABLE, "resource_type": "\x00"}, "resource_type"),
     ({"billable": BILLABLE, "idempotency_key": "k\x00"}, "idempotency_key"),
@@ -126,9 +126,7 @@ def test_use_counts_in_the_period_in_which_it_happened(ts: Tallystick, clock: Fi
 
 def test_pages_show_every_event_once_the_newest_first(ts: Tallystick) -> None:
     instants = ["2026-01-10", "2026-01-11T00:00:00.000001Z", "2026-01-11"]
-    ts.usage.record_batch(
-        {"billable": BILLABLE, "input_tokens": n, "occurred_at": instants[n % 3]} for n in range(50)
-    )
+    ts.usage.record_batch({"billable": BILLABLE, "input_tokens": n, "occurred_at": instants[n % 3]} for n in range(50))
     found: list[str] = []
     cursor: str | None = None
     pages = 0

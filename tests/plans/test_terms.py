@@ -1,4 +1,4 @@
-"""What is in force when: statuses at exact instants, periods of calendars and anniversaries, and answers that are kept."""
+"""What is in force when: statuses at exact instants, periods of calendars and anniversaries, kept answers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tallystick.cli.ending import NO
 from tallystick.cli.figures import amount, count, counts
 from tallystick.cli.importing import Importer, Payers, Rejects, Tally, rejects_file
 from tallystick.cli.instants import zone_named
-from tallystick.cli.options import AsJson, Config, Database, open_any
+from tallystick.cli.options import AsJson, Config, Database, open_any, the_same
 from tallystick.cli.output import console, error_console, print_json
 from tallystick.cli.trace_file import Format, TraceFile
 from tallystick.cli.trace_identity import RowKeys, Scan, scan
@@ -89,7 +89,8 @@ def import_file(
         if value is not None and constants.setdefault(name, value) != value:
             raise typer.BadParameter(f"{name} is given twice.", param_hint=f"--{name}")
     trace = TraceFile(file, format_, delimiter)
-    mapping = _mapping(trace, assignments(maps or (), "--map"), constants, timezone, Settings.load(database, config))
+    settings = Settings.load(database, config)
+    mapping = _mapping(trace, assignments(maps or (), "--map"), constants, timezone, settings)
     payers = _payers(mapping, spread, spread_prefix)
     started, tally = monotonic(), Tally()
     with _progress(as_json=as_json) as progress:
@@ -100,7 +101,9 @@ def import_file(
     if as_json:
         print_json(_as_json(trace, tally, scanned, dry_run=dry_run))
     else:
-        _show(console(), trace, tally, scanned, seconds=monotonic() - started, dry_run=dry_run, rejects=rejects)
+        _show(console(), trace, tally, seconds=monotonic() - started, dry_run=dry_run, rejects=rejects)
+        for sentence in _closing(tally, scanned, the_same(settings, database, config), dry_run=dry_run):
+            console().print(sentence, soft_wrap=True)
     if interrupted:
         return _INTERRUPTED
     return NO if tally.rejected else 0
@@ -227,7 +230,6 @@ def _show(
     out: Console,
     trace: TraceFile,
     tally: Tally,
-    scanned: Scan,
     *,
     seconds: float,
     dry_run: bool,
@@ -239,8 +241,6 @@ def _show(
     out.print(f"{trace.path.name}: {counts(tally.rows, 'row')} in {seconds:.1f} seconds ({speed})", style="bold")
     for name, figure, remark in _summary(tally, dry_run=dry_run):
         out.print(f"  {name:<11} {figure}{f'  {remark}' if remark else ''}")
-    for sentence in _closing(tally, scanned, dry_run=dry_run):
-        out.print(sentence)
 
 
 def _show_rejections(out: Console, tally: Tally, rejects: Path | None) -> None:
@@ -277,12 +277,12 @@ def _summary(tally: Tally, *, dry_run: bool) -> list[tuple[str, str, str]]:
     return lines
 
 
-def _closing(tally: Tally, scanned: Scan, *, dry_run: bool) -> list[str]:
+def _closing(tally: Tally, scanned: Scan, same: str, *, dry_run: bool) -> list[str]:
     sentences = []
     if tally.rows < scanned.rows:
         sentences.append(f"Stopped after {tally.rows:,} of {scanned.rows:,} rows. Run the same command again to go on.")
     if dry_run:
         sentences.append("A dry run: nothing was recorded. Rows that the database has already were not looked for.")
     elif tally.recorded and tally.last is not None:
-        sentences.append(f"Next: tallystick report --month {tally.last:%Y-%m}")
+        sentences.append(f"Next: tallystick report --month {tally.last:%Y-%m}{same}")
     return sentences

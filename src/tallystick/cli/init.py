@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tallystick.cli.options import AsJson, Config, Database
+from tallystick.cli.options import AsJson, Config, Database, shown_url, the_same
 from tallystick.cli.output import console, print_json
 from tallystick.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
     from tallystick.settings import SettingKey
+    from tallystick.upkeep import SchemaChange
 
 __all__ = ["init", "settings_file"]
+
+_FILE = Path("tallystick.toml")
 
 _HEAD = """\
 # Settings of Tallystick. Lines that begin with "#" are not in force: they show each setting with its default, or an
@@ -54,25 +58,28 @@ def init(
     The file is ./tallystick.toml, or --config. A --database is written into the file, unless it has a password in
     it. An existing file is not overwritten, and an existing database is kept and migrated.
     """
-    file = config or Path("tallystick.toml")
+    file = config or _FILE
     if file.exists() and not force:
         raise Conflict(f"There is a file {file} already. Edit it, or overwrite it with --force.")
-    masked = _without_password(database)
-    created = _create(file, settings_file(database if database == masked else None), database)
+    created = _create(file, database)
     if as_json:
         print_json(
-            {"config": str(file), "database": masked or "", "schema": {"before": created[0], "after": created[1]}}
+            {
+                "config": str(file),
+                "database": created.database,
+                "schema": {"before": created.change.before, "after": created.change.after},
+            }
         )
         return
     out = console()
     out.print(f"Wrote {file}: every setting, with its default, as a comment.")
-    was = "created" if created[0] is None else "kept"
-    out.print(f"Database {was}, at schema {created[1]}.")
-    if database != masked:
-        out.print("The database's password is not in the file: set TALLYSTICK_DATABASE_URL, or give --database.")
+    was = "Created" if created.change.before is None else "Kept"
+    out.print(f"{was} the database {created.database}, at schema {created.change.after}.")
+    if created.has_password:
+        out.print("Its password is not in the file: set TALLYSTICK_DATABASE_URL, or give --database.")
     if config is not None:
-        out.print(f"Say where the file is: TALLYSTICK_CONFIG={file}, or --config {file}.")
-    out.print("Next: tallystick validate")
+        out.print(f"Say where the file is: TALLYSTICK_CONFIG={config}, or --config {config}.")
+    out.print(f"Next: tallystick validate{created.again}")
 
 
 def settings_file(database: str | None) -> str:
@@ -105,29 +112,37 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _create(file: Path, text: str, database: str | None) -> tuple[str | None, str]:
+@dataclass(frozen=True, slots=True)
+class _Created:
+    """What was made: the database as it may be shown, and the options that lead to it again."""
+
+    change: SchemaChange
+    database: str
+    has_password: bool
+    again: str
+
+
+def _create(file: Path, database: str | None) -> _Created:
     """Write the file and migrate the database. The file is put in place once the database is there."""
     from tallystick.settings import Settings
     from tallystick.upkeep import migrate_database
 
     draft = file.with_name(f".{file.name}.new")
     try:
-        draft.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InvalidInput("config", str(file), f"The file cannot be written: {error.strerror}.") from None
-    try:
-        change = migrate_database(Settings.load(database, draft))
+        _write(draft, settings_file(None))
+        settings = Settings.load(database, draft)
+        has_password = shown_url(settings) != settings.database_url
+        _write(draft, settings_file(None if has_password else database))
+        change = migrate_database(settings)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
-    return change.before, change.after
+    config = None if file == _FILE else file
+    return _Created(change, shown_url(settings), has_password, the_same(settings, None, config))
 
 
-def _without_password(database: str | None) -> str | None:
-    """Return the URL as it may be shown: the same one, where it has no password."""
-    from tallystick.settings import Settings
-
-    if database is None:
-        return None
-    settings = Settings.load(database)
-    return next(str(row.value) for row in settings.describe() if row.key == "database_url")
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput("config", str(file), f"The file cannot be written: {error.strerror}.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -9,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from tallystick import Tallystick
+    from tallystick.settings import Settings
 
 __all__ = [
     "AsJson",
@@ -19,6 +21,8 @@ __all__ = [
     "Start",
     "open_any",
     "open_existing",
+    "shown_url",
+    "the_same",
 ]
 
 Database: TypeAlias = Annotated[
@@ -70,6 +74,22 @@ def open_existing(database: str | None, config: Path | None) -> Tallystick:
 
     settings = Settings.load(database, config)
     if look_at_database(settings).schema is None:
-        url = next(str(row.value) for row in settings.describe() if row.key == "database_url")
-        raise NotFound("database", url, "Name another one with --database, or create it with tallystick init.")
+        raise NotFound(
+            "database", shown_url(settings), "Name another one with --database, or create it with tallystick init."
+        )
     return Tallystick(database, config=config)
+
+
+def shown_url(settings: Settings) -> str:
+    """Return the database's URL as it may be shown: without a password."""
+    return next(str(row.value) for row in settings.describe() if row.key == "database_url")
+
+
+def the_same(settings: Settings, database: str | None, config: Path | None) -> str:
+    """Return the options with which another command works on the same database; a password is never repeated."""
+    words: list[str] = []
+    if config is not None:
+        words += ["--config", str(config)]
+    if database is not None and shown_url(settings) == settings.database_url:
+        words += ["--database", database]
+    return "".join(f" {shlex.quote(word)}" for word in words)

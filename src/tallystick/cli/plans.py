@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tallystick.cli.figures import amount, count
-from tallystick.cli.options import AsJson, Config, Database, open_any, open_existing
+from tallystick.cli.options import AsJson, Config, Database, open_any, open_existing, the_same
 from tallystick.cli.output import console, print_json, table
 from tallystick.errors import InvalidInput
 from tallystick.money import Money
@@ -77,7 +77,8 @@ def create_plan(
     out = console()
     _show(out, [plan], default)
     out.print()
-    out.print(f"Created. Next: tallystick subscriptions create user:1 {plan.slug}")
+    same = the_same(ts.settings, database, config)
+    out.print(f"Created. Next: tallystick subscriptions create user:1 {plan.slug}{same}")
 
 
 def money(text: str | None, currency: str, *, field: str) -> Money | None:

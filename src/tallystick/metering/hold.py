@@ -10,6 +10,7 @@ from tallystick.errors import InvalidInput
 from tallystick.metering.call import Attempt, CallContext, require_same_usage, settle, settle_or_estimate
 from tallystick.metering.commands import CloseHold
 from tallystick.metering.flow import Flow, run, run_async
+from tallystick.metering.input import manual_usage
 from tallystick.metering.response import Settlement
 from tallystick.period import from_micros
 from tallystick.providers.usage import ProviderUsage
@@ -83,8 +84,6 @@ class _HoldState:
 
     def _read(self, usage: object, keywords: Mapping[str, Any]) -> tuple[ProviderUsage | None, object]:
         """Return the usage that was given in any of its forms, and the response where it was one."""
-        from tallystick.metering.meter import manual_usage
-
         if usage is None:
             return (manual_usage(keywords) if keywords else self._context.manual_usage), None
         if keywords:

@@ -5,7 +5,6 @@ A meter is immutable: every method returns a new one, so a half-built meter can 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
@@ -14,39 +13,27 @@ from tallystick.identity import billable_reference, tenant_reference, user_refer
 from tallystick.metering.call import CallContext, Estimate, begin, call
 from tallystick.metering.flow import run, run_async
 from tallystick.metering.hold import AsyncHold, Hold
+from tallystick.metering.input import (
+    COST_NANOS_MAX,
+    checked_billing_mode,
+    checked_key,
+    checked_name,
+    checked_text,
+    checked_tokens,
+    checked_ttl,
+    manual_usage,
+)
 from tallystick.metering.response import MeteredResponse
 from tallystick.money import Money
-from tallystick.period import from_micros
-from tallystick.plans.terms import BillingMode
 from tallystick.providers.usage import ProviderUsage
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
 
-__all__ = [
-    "AsyncMeter",
-    "Meter",
-    "PendingHold",
-    "checked_billing_mode",
-    "checked_key",
-    "checked_name",
-    "checked_text",
-    "checked_tokens",
-    "manual_usage",
-]
+__all__ = ["MANUAL", "AsyncMeter", "Meter", "PendingHold"]
 
 MANUAL = "manual"
 """The provider of use that the application states itself. It has no price list."""
-
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-_KEY_LENGTH_MAX = 255
-_TEXT_LENGTH_MAX = 200
-_TTL_SECONDS_MAX = 604_800
-
-# More than anybody uses at once, and little enough that sums of it fit into the database's integers.
-_TOKENS_MAX = 10**15
-COST_NANOS_MAX = 10**18
-_PLAIN_USAGE = frozenset({"input_tokens", "output_tokens"})
 
 Response = TypeVar("Response")
 
@@ -206,30 +193,25 @@ class _MeterBuilder:
             # A stated usage is no guess: it fits or it does not.
             explicit = usage is not None
             tokens = usage.total_tokens if usage is not None else engine.settings.holds.default_tokens
-        currency = engine.settings.billing.currency
-        if self._cost is not None:
-            self._require_price(context, at)
-            return Estimate(tokens, explicit, self._cost.nanos, self._cost.currency, cost_explicit=True)
-        if usage is not None:
+        if usage is not None and self._cost is None:
             costs, currency, _ = engine.costs(usage, context.provider, context.model, at)
             if costs is None:
-                self._require_price(context, at)
+                self._refuse_unpriced(context)
             return Estimate(tokens, explicit, None if costs is None else costs[2], currency, explicit)
-        self._require_price(context, at)
-        dearest = engine.dearest_cost(context.provider, context.model, tokens, at)
-        if dearest is None:
-            return Estimate(tokens, explicit, None, currency, explicit)
-        return Estimate(tokens, explicit, dearest[0], dearest[1], explicit)
+        rate = engine.rate(context.provider, context.model, at)
+        if rate is None and (usage is None or usage.total_cost is None):
+            self._refuse_unpriced(context)
+        if self._cost is not None:
+            return Estimate(tokens, explicit, self._cost.nanos, self._cost.currency, cost_explicit=True)
+        if rate is None:
+            return Estimate(tokens, explicit, None, engine.settings.billing.currency, explicit)
+        return Estimate(tokens, explicit, rate.dearest_nanos(tokens), rate.currency, explicit)
 
-    def _require_price(self, context: CallContext, at: int) -> None:
-        engine, usage = self._engine, context.manual_usage
-        if engine.settings.on_unknown_price != "refuse" or engine.settings.enforcement != "on":
+    def _refuse_unpriced(self, context: CallContext) -> None:
+        settings = self._engine.settings
+        if settings.on_unknown_price != "refuse" or settings.enforcement != "on":
             return
-        if context.provider == MANUAL or not context.model or engine.providers.is_custom(context.provider):
-            return
-        if usage is not None and usage.total_cost is not None:
-            return
-        if engine.pricing.find(context.provider, context.model, from_micros(at)) is None:
+        if context.provider != MANUAL and context.model and not self._engine.providers.is_custom(context.provider):
             raise UnknownPrice(context.provider, context.model)
 
 
@@ -325,62 +307,3 @@ class PendingHold:
     async def __aexit__(self, *exception: object) -> None:
         if self._hold is not None:
             await self._hold.__aexit__(*exception)
-
-
-def checked_name(field: str, name: str) -> str:
-    """Return a feature's or a resource type's name, or say what is wrong with it."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidInput(field, name, "Use 1 to 100 letters, digits, `_`, `-` and `.`.")
-    return name
-
-
-def checked_text(field: str, text: str) -> str:
-    """Return a provider's or a model's name without the space around it, or say what is wrong with it."""
-    stripped = text.strip() if isinstance(text, str) else ""
-    if not isinstance(text, str) or len(stripped) > _TEXT_LENGTH_MAX or not stripped.isprintable():
-        raise InvalidInput(field, text, f"Use at most {_TEXT_LENGTH_MAX} printable characters.")
-    return stripped
-
-
-def checked_key(key: str) -> str:
-    if not isinstance(key, str) or not key or len(key) > _KEY_LENGTH_MAX or not key.isprintable():
-        raise InvalidInput("idempotency_key", key, f"Give 1 to {_KEY_LENGTH_MAX} printable characters.")
-    return key
-
-
-def checked_ttl(ttl_seconds: int | None) -> int | None:
-    is_number = isinstance(ttl_seconds, int) and not isinstance(ttl_seconds, bool)
-    if ttl_seconds is not None and not (is_number and 1 <= ttl_seconds <= _TTL_SECONDS_MAX):
-        raise InvalidInput("ttl_seconds", ttl_seconds, f"Give 1 to {_TTL_SECONDS_MAX:,} seconds.")
-    return ttl_seconds
-
-
-def checked_tokens(field: str, tokens: int) -> int:
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= _TOKENS_MAX:
-        raise InvalidInput(field, tokens, f"Give a whole number of tokens, from zero to {_TOKENS_MAX:,}.")
-    return tokens
-
-
-def checked_billing_mode(mode: str) -> str:
-    if mode not in {known.value for known in BillingMode}:
-        raise InvalidInput("billing_mode", mode, f"Use {' or '.join(repr(known.value) for known in BillingMode)}.")
-    return mode
-
-
-def manual_usage(stated: Mapping[str, Any]) -> ProviderUsage:
-    """Return the usage that keywords state, or say which keyword is not known."""
-    if stated.keys() <= _PLAIN_USAGE:
-        return _countable(ProviderUsage(**stated))
-    try:
-        return _countable(ProviderUsage.manual(**stated))
-    except TypeError as error:
-        raise InvalidInput(
-            "usage", sorted(stated), f"Use input_tokens, output_tokens, total_cost and their like ({error})."
-        ) from None
-
-
-def _countable(usage: ProviderUsage) -> ProviderUsage:
-    checked_tokens("total_tokens", usage.total_tokens)
-    if usage.total_cost is not None and usage.total_cost.nanos > COST_NANOS_MAX:
-        raise InvalidInput("total_cost", usage.total_cost, "It is more than can be counted.")
-    return usage

@@ -14,16 +14,16 @@ from tallystick.metering.call import CallContext
 from tallystick.metering.commands import InProgress, Recorded, RecordUsage, Replayed
 from tallystick.metering.erasure import Erasure, anonymize_before, delete_for
 from tallystick.metering.explanation import Explanation, explain
-from tallystick.metering.listing import EventFilter, EventPage, list_events
-from tallystick.metering.meter import (
+from tallystick.metering.input import (
     COST_NANOS_MAX,
-    MANUAL,
     checked_billing_mode,
     checked_key,
     checked_name,
     checked_text,
     manual_usage,
 )
+from tallystick.metering.listing import EventFilter, EventPage, list_events
+from tallystick.metering.meter import MANUAL
 from tallystick.metering.repricing import Repricing, reprice
 from tallystick.metering.statistics import (
     TimeSeriesPoint,

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from tallystick.errors import InvalidInput, ResponseGone
 from tallystick.metering.call import asked, begin, settle_or_estimate, settle_response
 from tallystick.metering.flow import Ask, run, run_async
-from tallystick.metering.meter import Meter, checked_tokens
+from tallystick.metering.input import checked_tokens
+from tallystick.metering.meter import Meter
 from tallystick.metering.response import Settlement
 from tallystick.metering.streams import (
     CHARACTERS_PER_TOKEN,
@@ -517,8 +518,9 @@ class _Request:
         stream = self.metered(attempt, body)
         if stream is not None:
             return _RawStream(response, stream) if self.is_raw else stream
-        yield from settle_response(self.engine, attempt, body)
+        # Before it is settled: a replay may be answered the moment after.
         self.engine.remember_response(self.context, response)
+        yield from settle_response(self.engine, attempt, body)
         return response
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from tallystick.errors import InvalidInput, UnknownPrice
-from tallystick.money import CurrencyRates, Money, ceil_div
+from tallystick.money import CurrencyRates, Money
 from tallystick.pricing.catalogue import Catalogue
 from tallystick.pricing.cost import Cost
 from tallystick.pricing.overrides import PriceOverride
@@ -127,8 +127,7 @@ class Pricing:
             UnknownPrice: when no price is known.
         """
         rate = self._required(provider, model, at, service_tier)
-        nanos = ceil_div(tokens * rate.dearest_nanos_per_million, _MILLION) + rate.request_nanos
-        return Money.from_nanos(nanos, rate.currency)
+        return Money.from_nanos(rate.dearest_nanos(tokens), rate.currency)
 
     def _required(self, provider: str, model: str, at: datetime, service_tier: str | None) -> Rate:
         rate = self.find(provider, model, at, service_tier)

@@ -141,6 +141,10 @@ class Rate:
     def version(self) -> str:
         return self.tariff.version
 
+    def dearest_nanos(self, tokens: int) -> int:
+        """Return the most that a call of so many tokens costs, whatever their classes, in nanos, rounded up."""
+        return ceil_div(tokens * self.dearest_nanos_per_million, _MILLION) + self.request_nanos
+
     @property
     def is_free(self) -> bool:
         """Whether every price is zero: a known price, unlike a missing one."""

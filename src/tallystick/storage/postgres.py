@@ -30,6 +30,8 @@ INSERT INTO accounts (billable, created_at)
 SELECT billable, %s FROM unnest(%s::text[]) AS wanted (billable) ORDER BY billable COLLATE "C"
 ON CONFLICT (billable) DO UPDATE SET created_at = accounts.created_at WHERE false
 """
+# Whatever the database begins with: what is read after waiting for a lock must be what the one before has committed.
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _JOURNAL = "SELECT revision, billable FROM terms_changes WHERE revision > %s ORDER BY revision"
 _COUNTER_KEY = COUNTER_COLUMNS[:5]
 _COUNTERS = f"""
@@ -65,7 +67,7 @@ class PostgresDatabase:
     def start(self, workspace: Workspace, *, since_revision: int) -> Journal:
         driver = self._driver
         with driver.pipeline():
-            driver.execute("BEGIN")
+            driver.execute(_BEGIN)
             driver.execute(_LOCK, (workspace.started_at, sorted(workspace.billables)))
             journal = driver.execute(_JOURNAL, (since_revision,))
             self._load(workspace)
@@ -118,7 +120,7 @@ class PostgresDatabase:
             self._driver.execute("ROLLBACK")
 
     def transact(self, work: Callable[[Connection], object]) -> object:
-        self._driver.execute("BEGIN")
+        self._driver.execute(_BEGIN)
         result = work(self._connection)
         self._driver.execute("COMMIT")
         return result

@@ -99,7 +99,9 @@ class Engine:
             raise
         except Exception as error:
             self.close()
-            raise StorageError(f"The database cannot be opened: {error}") from error
+            # The driver's own words; SQLAlchemy adds links to its documentation.
+            said = getattr(error, "orig", None) or error
+            raise StorageError(f"The database cannot be opened: {str(said).strip()}") from error
 
     def close(self) -> None:
         self.lane.close()

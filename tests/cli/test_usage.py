@@ -35,6 +35,28 @@ def books(database_url: str) -> str:
     return database_url
 
 
+# events ---------------------------------------------------------------------------------------------------------------
+
+
+def test_events_are_listed_the_newest_first_and_page_by_page(books: str) -> None:
+    first = answer("events", "--limit", "3", "--database", books)
+    assert [event["billable"] for event in first["events"]] == ["user:2", "user:2", "user:1"]
+    rest = answer("events", "--limit", "3", "--cursor", first["next_cursor"], "--database", books)
+    assert [event["occurred_at"] for event in rest["events"]] == ["2026-01-01T00:00:00+00:00"]
+    assert rest["next_cursor"] is None
+
+
+def test_a_listed_event_can_be_explained(books: str) -> None:
+    said = succeed("events", "--billable", "user:2", "--end", "2026-02-01", "--database", books)
+    [event_id] = re.findall(r"evt_[0-9a-f]{32}", said)
+    assert re.search(r"2026-01-31 23:59:59 +user:2 +openai/gpt-4o +1,000,000 +2\.50 USD", said)
+    assert "gpt-4o" in succeed("explain", event_id, "--database", books)
+
+
+def test_no_events_are_said_to_be_none(books: str) -> None:
+    assert succeed("events", "--billable", "user:9", "--database", books) == "No usage events.\n"
+
+
 # report ---------------------------------------------------------------------------------------------------------------
 
 

@@ -106,6 +106,16 @@ def test_deleting_while_calls_are_in_flight_keeps_their_holds(ts: Tallystick, cl
     assert standing(ts) == (0, 0)
 
 
+def test_a_lapsed_call_that_comes_back_after_its_hold_was_erased_is_recorded(ts: Tallystick, clock: FixedClock) -> None:
+    hold = meter(ts).hold(tokens=20)
+    clock.advance(hours=1)
+    ts.run_due_jobs()
+    ts.usage.delete_for(BILLABLE)
+    assert "late" in hold.settle(input_tokens=15).event.flags
+    assert ts.usage.stats(BILLABLE).totals.total_tokens == 15
+    assert_healthy(ts, open_holds=0)
+
+
 def test_a_provider_that_fails_after_its_billable_was_erased_is_heard(ts: Tallystick, clock: FixedClock) -> None:
     def erase_and_fail() -> None:
         clock.advance(hours=1)

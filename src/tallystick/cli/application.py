@@ -9,6 +9,7 @@ import typer
 from tallystick.cli.demo import demo
 from tallystick.cli.doctor import doctor
 from tallystick.cli.ending import Commands
+from tallystick.cli.events import events
 from tallystick.cli.explain import explain
 from tallystick.cli.imports import import_file
 from tallystick.cli.init import init
@@ -60,6 +61,7 @@ application.command(rich_help_panel=_SET_UP)(migrate)
 application.command(rich_help_panel=_SET_UP)(validate)
 application.command(rich_help_panel=_SET_UP)(doctor)
 application.command(rich_help_panel=_USE)(report)
+application.command(rich_help_panel=_USE)(events)
 application.command(rich_help_panel=_USE)(explain)
 application.command("import", rich_help_panel=_USE)(import_file)
 application.command(rich_help_panel=_USE)(reprice)

@@ -37,7 +37,7 @@ def explain(
 ) -> None:
     """Say why one event cost what it did.
 
-    Its tokens, rates, rounding, plan, overage and corrections. The ids are in the application's results and events.
+    Its tokens, rates, rounding, plan, overage and corrections. tallystick events lists the ids.
     """
     with open_existing(database, config) as ts:
         explanation = ts.usage.explain(usage_event_id)

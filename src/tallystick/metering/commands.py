@@ -279,14 +279,15 @@ class SettleHold:
     def decide(self, workspace: Workspace) -> Recorded | Replayed:
         hold = workspace.holds.get(self.hold.id)
         if hold is None:
-            raise NotFound("hold", self.hold.id)
+            # Its row was erased meanwhile; the use is a fact none the less.
+            return _record(workspace, self.facts, self.rates, hold_id=self.hold.id, flags=("late",))
         if hold.status == "settled" and hold.event_id is not None:
             return Replayed(hold.event_id, None)
         flags: tuple[str, ...] = ()
         if hold.status == "open":
             _require_counters(workspace, hold)
         else:
-            # Its amounts were already given back; the use is a fact none the less, and recorded once.
+            # Its amounts were already given back; the use is recorded all the same, and once.
             flags = ("late",)
         workspace.close_hold(hold, status="settled", at=self.facts.recorded_at, event_id=self.facts.event_id)
         return _record(workspace, self.facts, self.rates, hold_id=hold.id, flags=flags)

@@ -59,6 +59,8 @@ def events(
 
 def _listed(found: Sequence[UsageEvent], zone: ZoneInfo) -> Table:
     listed = table("Event", "Happened", "Billable", "What", "Tokens", "Cost", right=("Tokens", "Cost"))
+    # An id that is broken over lines cannot be copied.
+    listed.columns[0].no_wrap = True
     costs = amounts([[event.cost] if event.cost is not None else [] for event in found])
     for event, cost in zip(found, costs, strict=True):
         what = "/".join(part for part in (event.provider, event.model) if part) or event.resource_type

@@ -72,8 +72,8 @@ def main(
     print_table(console, found)
     if turns.disturbed:
         console.print(
-            f"In {turns.disturbed} turns other programs took more than {OTHERS_SHARE_MAX:.0%} of the processors; "
-            f"{turns.kept} of these count all the same, for want of calmer ones.",
+            f"Other programs took more than {OTHERS_SHARE_MAX:.0%} of the processors in {turns.disturbed} turns, "
+            f"of which {turns.kept} count all the same, for want of calmer ones.",
             highlight=False,
         )
     if json_file is not None:

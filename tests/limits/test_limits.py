@@ -419,7 +419,7 @@ def test_asking_changes_nothing(ts: Tallystick) -> None:
     assert [count_rows(ts, table) for table in (tables.holds, tables.counters, tables.usage_events)] == [0, 0, 0]
     for wrong in ({"tokens": -1}, {"tokens": True}, {"cost": Money("-1", "USD")}):
         with pytest.raises(InvalidInput):
-            ts.limits.check(BILLABLE, **wrong)  # type: ignore[arg-type]
+            ts.limits.check(BILLABLE, **wrong)
     with pytest.raises(CurrencyMismatch):
         ts.limits.check(BILLABLE, cost=Money("1", "EUR"))
 

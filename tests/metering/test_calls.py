@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tallystick import AsyncTallystick, FixedClock, ProviderUsage, Tallystick
+from tallystick import AsyncTallystick, FixedClock, Tallystick
 from tallystick.errors import HoldNotOpen, InvalidInput, NotFound, StorageError, UsageMissing
 from tallystick.events import HoldExpired, ProviderCallFailed, UsageRecorded
-from tallystick.metering.commands import CloseHold, SettleHold
+from tallystick.metering.commands import CloseHold
 from tallystick.money import Money
 from tallystick.storage import tables
 from tests.acceptance.accounts import (
@@ -214,15 +214,8 @@ def test_a_settled_hold_is_not_voided(ts: Tallystick) -> None:
 
 
 def test_a_hold_that_does_not_exist_is_not_found(ts: Tallystick) -> None:
-    hold = meter(ts).hold(tokens=1)
-    attempt = hold._attempt
-    assert attempt is not None
-    facts = ts._engine.facts(attempt.context, ProviderUsage(1), occurred_at=ts._engine.now())
-    unknown = type(attempt.hold)("hld_none", BILLABLE, "open", (), 0)
-    for command in (CloseHold(unknown, 0), SettleHold(unknown, facts, ts._engine.currency_rates)):
-        with pytest.raises(NotFound):
-            ts._engine.lane.run(command)  # type: ignore[arg-type]
-    hold.void()
+    with pytest.raises(NotFound):
+        ts._engine.lane.run(CloseHold(HoldRow("hld_none", BILLABLE, "open", (), 0), 0))
     assert_healthy(ts, open_holds=0)
 
 

@@ -503,7 +503,11 @@ def test_a_loop_that_is_closed_harms_no_other_caller(ts: Tallystick) -> None:
     lane = ts._engine.lane
     with busy(lane, 2) as waiters:
         loop = asyncio.new_event_loop()
-        task = loop.create_task(lane.run_async(record(ts)))
+
+        async def submit() -> object:
+            return await lane.submit(record(ts))
+
+        task = loop.create_task(submit())
         loop.run_until_complete(asyncio.sleep(0))
         task.cancel()
         loop.run_until_complete(asyncio.gather(task, return_exceptions=True))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tallystick.storage.lane import Command, Lane
+from tallystick.storage.lane import Lane
 
 __all__ = ["Ask", "Flow", "Pause", "Read", "run", "run_async"]
 
@@ -48,7 +48,13 @@ def run(flow: Flow[Answer], lane: Lane) -> Answer:
         step = next(flow)
         while True:
             try:
-                answer = _perform(step, lane)
+                if isinstance(step, Ask | Read):
+                    answer = step.function()
+                elif isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                    answer = None
+                else:
+                    answer = lane.run(step)
             except BaseException as error:  # noqa: BLE001  # the flow decides what becomes of it
                 step = flow.throw(error)
             else:
@@ -63,31 +69,20 @@ async def run_async(flow: Flow[Answer], lane: Lane) -> Answer:
         step = next(flow)
         while True:
             try:
-                answer = await _perform_async(step, lane)
-            except BaseException as error:  # noqa: BLE001  # as above; a cancellation too must void the hold
+                if isinstance(step, Ask):
+                    answer = step.function()
+                    if inspect.isawaitable(answer):
+                        answer = await answer
+                elif isinstance(step, Read):
+                    answer = await asyncio.to_thread(step.function)
+                elif isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    answer = None
+                else:
+                    answer = await lane.submit(step)
+            except BaseException as error:  # noqa: BLE001  # as above; a cancellation too must see to the hold
                 step = flow.throw(error)
             else:
                 step = flow.send(answer)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]  # as above
-
-
-def _perform(step: Any, lane: Lane) -> Any:
-    if isinstance(step, Ask | Read):
-        return step.function()
-    if isinstance(step, Pause):
-        return time.sleep(step.seconds)
-    command: Command[Any] = step
-    return lane.run(command)
-
-
-async def _perform_async(step: Any, lane: Lane) -> Any:
-    if isinstance(step, Ask):
-        answer = step.function()
-        return await answer if inspect.isawaitable(answer) else answer
-    if isinstance(step, Read):
-        return await asyncio.to_thread(step.function)
-    if isinstance(step, Pause):
-        return await asyncio.sleep(step.seconds)
-    command: Command[Any] = step
-    return await lane.run_async(command)

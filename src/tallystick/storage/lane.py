@@ -157,11 +157,14 @@ class Lane:
         self._sleep_until_answered(slot)
         return slot.answer()  # type: ignore[return-value]  # as above
 
-    async def run_async(self, command: Command[Work]) -> Work:
-        """Run a command from asyncio without blocking the loop. A cancelled caller's command is still carried out."""
+    def submit(self, command: Command[Work]) -> asyncio.Future[Work]:
+        """Queue a command from asyncio and return the future of its result: the loop is never blocked.
+
+        The command of a caller that is cancelled while it waits is carried out all the same.
+        """
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._enqueue(_Slot(command, future=future))
-        return await future  # type: ignore[return-value]  # as above
+        return future  # type: ignore[return-value]  # as above
 
     def transact(self, work: Callable[[Connection], Work]) -> Work:
         """Run rare work (plans, subscriptions, clean-up) through SQLAlchemy, alone, in one transaction on this lane."""

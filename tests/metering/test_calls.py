@@ -14,6 +14,7 @@ from tallystick.events import HoldExpired, ProviderCallFailed, UsageRecorded
 from tallystick.metering.commands import CloseHold
 from tallystick.money import Money
 from tallystick.storage import tables
+from tallystick.storage.workspace import HoldRow
 from tests.acceptance.accounts import (
     BILLABLE,
     CountingProvider,

@@ -54,7 +54,6 @@ class Hold:
     state: str = "open"
     event: str | None = None
     used: tuple[int, int] | None = None
-    is_erased: bool = False
 
 
 @dataclass
@@ -192,14 +191,10 @@ class Account:
         """Erase as the engine does: use of the running month goes on counting, all that is over is gone."""
         self.uses = [use for use in self.uses if same_month(use[0], now)]
         self.keys.clear()
-        for hold in self.holds:
-            hold.is_erased = hold.is_erased or hold.state != "open"
 
     def anonymize(self, day: datetime) -> None:
         """Take the names out of what was before a day: keys and closed holds go, sums stay."""
         self.keys = {name: key for name, key in self.keys.items() if key.made_at >= day}
-        for hold in self.holds:
-            hold.is_erased = hold.is_erased or (hold.state != "open" and hold.placed_at < day)
 
 
 def same_month(one: datetime, other: datetime) -> bool:

@@ -10,7 +10,7 @@ long to make. Nobody changes them.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from tallystick.errors import (
@@ -279,7 +279,8 @@ class SettleHold:
     def decide(self, workspace: Workspace) -> Recorded | Replayed:
         hold = workspace.holds.get(self.hold.id)
         if hold is None:
-            # Its row was erased meanwhile; the use is a fact none the less.
+            # Its row was erased meanwhile; the use is a fact none the less. The row comes back, so that it is recorded once.
+            self._put_back(workspace)
             return _record(workspace, self.facts, self.rates, hold_id=self.hold.id, flags=("late",))
         if hold.status == "settled" and hold.event_id is not None:
             return Replayed(hold.event_id, None)
@@ -291,6 +292,28 @@ class SettleHold:
             flags = ("late",)
         workspace.close_hold(hold, status="settled", at=self.facts.recorded_at, event_id=self.facts.event_id)
         return _record(workspace, self.facts, self.rates, hold_id=hold.id, flags=flags)
+
+    def _put_back(self, workspace: Workspace) -> None:
+        hold, facts = self.hold, self.facts
+        workspace.holds[hold.id] = replace(hold, status="settled", event_id=facts.event_id)
+        workspace.new_holds.append(
+            (
+                hold.id,
+                hold.billable,
+                "settled",
+                claims_text(hold.claims),
+                facts.provider,
+                facts.model,
+                facts.feature,
+                facts.user_id,
+                facts.tenant_id,
+                hold.idempotency_key,
+                facts.event_id,
+                facts.occurred_at,
+                hold.expires_at,
+                facts.recorded_at,
+            )
+        )
 
 
 @dataclass(slots=True)

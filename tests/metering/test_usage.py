@@ -69,11 +69,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("record", "field"), WRONG, ids=[f"{n}-{field}" for n, (_, field) in enumerate(WRONG)])
-def test_a_wrong_record_is_refused_by_the_name_of_its_field(ts: Tallystick, record: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidInput) as wrong:
-        ts.usage.record(**record)
-    assert wrong.value.field == field
+def test_a_wrong_record_is_refused_by_the_name_of_its_field(ts: Tallystick) -> None:
+    for record, field in WRONG:
+        with pytest.raises(InvalidInput) as wrong:
+            ts.usage.record(**record)
+        assert wrong.value.field == field, record
 
 
 def test_wrong_records_of_a_batch_are_rejected_and_harm_no_other(ts: Tallystick) -> None:
@@ -171,16 +171,14 @@ def test_events_are_found_by_what_they_are(ts: Tallystick) -> None:
         assert len(ts.usage.events(**filters)) == number, filters
 
 
-@pytest.mark.parametrize("cursor", ["x", "", "AAAA", "Zm9vIGJhcg", "é"])
-def test_a_cursor_that_is_none_is_refused(ts: Tallystick, cursor: str) -> None:
-    with pytest.raises(InvalidInput):
-        ts.usage.events(cursor=cursor)
-
-
-@pytest.mark.parametrize("limit", [0, -1, 10_001, True, "5"])
-def test_a_limit_that_cannot_be_is_refused(ts: Tallystick, limit: Any) -> None:
-    with pytest.raises(InvalidInput):
-        ts.usage.events(limit=limit)
+def test_a_cursor_or_a_limit_that_cannot_be_is_refused(ts: Tallystick) -> None:
+    for cursor in ("x", "", "AAAA", "Zm9vIGJhcg", "é"):
+        with pytest.raises(InvalidInput):
+            ts.usage.events(cursor=cursor)
+    wrong: list[Any] = [0, -1, 10_001, True, "5"]
+    for limit in wrong:
+        with pytest.raises(InvalidInput):
+            ts.usage.events(limit=limit)
 
 
 def test_an_event_that_is_not_there_is_not_found(ts: Tallystick) -> None:
@@ -254,9 +252,9 @@ def test_whatever_is_accepted_can_be_stored_as_it_is(metadata: dict[str, Any]) -
         {"a": [[[[[1]]]]]},
     ],
 )
-def test_metadata_that_is_too_much_is_refused(ts: Tallystick, metadata: dict[str, Any]) -> None:
+def test_metadata_that_is_too_much_is_refused(metadata: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
-        ts.usage.log("acme", "message", metadata=metadata)
+        POLICY.encoded(metadata)
 
 
 def test_metadata_that_contains_itself_is_refused(ts: Tallystick) -> None:

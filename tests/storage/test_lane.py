@@ -437,6 +437,36 @@ def test_a_call_that_comes_back_to_a_closed_engine_keeps_its_answer_and_its_exce
 # -- asyncio ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_settlement_whose_caller_is_taken_away_is_recorded_and_announced_once(database_url: str) -> None:
+    async def main() -> None:
+        async with AsyncTallystick(database_url) as ts:
+            heard: list[str] = []
+            ts.on(UsageRecorded)(lambda event: heard.append(event.usage.id))
+            answered = asyncio.Event()
+
+            async def provider() -> None:
+                answered.set()
+
+            lane = ts.sync._engine.lane
+            for _ in range(20):
+                answered.clear()
+                task = asyncio.ensure_future(async_meter(ts).with_manual_usage(input_tokens=1).call(provider))
+                await answered.wait()
+                # Until its settlement is on its way.
+                for _ in range(100):
+                    if lane._queue or task.done():
+                        break
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            events = await ts.usage.events()
+            assert sorted(heard) == sorted(event.id for event in events)
+            assert len(events) == 20
+            assert_healthy(ts.sync, open_holds=0)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_cancelled_calls_leave_nothing_held(database_url: str, seed: int) -> None:
     chance = random.Random(seed)

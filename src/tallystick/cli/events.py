@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from rich.table import Table
-
-    from tallystick.metering.usage_event import UsageEvent
 
 __all__ = ["events"]
 
@@ -57,7 +55,7 @@ def events(
         out.print(f"More with --cursor {page.next_cursor}", soft_wrap=True)
 
 
-def _listed(found: Sequence[UsageEvent], zone: ZoneInfo) -> Table:
+def _listed(found: Sequence[Any], zone: ZoneInfo) -> Table:
     listed = table("Event", "Happened", "Billable", "What", "Tokens", "Cost", right=("Tokens", "Cost"))
     # An id that is broken over lines cannot be copied.
     listed.columns[0].no_wrap = True

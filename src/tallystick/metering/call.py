@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -309,7 +310,7 @@ def settle(
     command = SettleHold(attempt.hold, facts, engine.currency_rates)
     for pause_seconds in (*_SETTLE_PAUSES_SECONDS, None):
         try:
-            settled: Recorded | Replayed = yield command
+            settled = yield from _settled(command)
             break
         except StorageError as error:
             # Settling is idempotent by its hold, so also an unknown outcome may be tried again.
@@ -317,13 +318,29 @@ def settle(
                 error.response = response  # type: ignore[attr-defined]  # so that the answer is not lost with it
                 raise
             yield Pause(pause_seconds)
+        except Exception:
+            raise
+        except BaseException:
+            # The caller was taken away while it was being saved. That goes on, and is announced all the same.
+            with suppress(TallystickError):
+                settled = yield from _settled(command)
+                if isinstance(settled, Recorded):
+                    engine.announce(settled)
+            raise
     if isinstance(settled, Recorded):
         engine.announce(settled)
         return Settlement.recorded(settled, approaching_percentage=engine.settings.limits.approaching_percentage)
     first = yield from _first_settlement(engine, attempt.hold.billable, settled)
-    if settled.event_id != facts.event_id:
-        require_same_usage(engine, attempt.context.idempotency_key or attempt.hold.id, first, usage)
+    require_same_usage(engine, attempt.context.idempotency_key or attempt.hold.id, first, usage)
     return first
+
+
+def _settled(command: SettleHold) -> Flow[Recorded | Replayed]:
+    """Send a settlement. Where it is found recorded since its first answer was lost, that answer is given again."""
+    settled: Recorded | Replayed = yield command
+    if isinstance(settled, Replayed) and settled.event_id == command.facts.event_id and command.decided is not None:
+        return command.decided
+    return settled
 
 
 def fail(engine: Engine, attempt: Attempt, error: BaseException) -> Flow[None]:

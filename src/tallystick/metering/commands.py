@@ -10,7 +10,7 @@ long to make. Nobody changes them.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from tallystick.errors import (
@@ -262,6 +262,8 @@ class SettleHold:
     hold: HoldRow
     facts: UsageFacts
     rates: CurrencyRates
+    # What was decided last. Where the answer to it was lost, and a repetition finds it recorded, this is the answer.
+    decided: Recorded | None = field(default=None, init=False, compare=False)
 
     @property
     def billable(self) -> str:
@@ -279,9 +281,10 @@ class SettleHold:
     def decide(self, workspace: Workspace) -> Recorded | Replayed:
         hold = workspace.holds.get(self.hold.id)
         if hold is None:
-            # Its row was erased meanwhile; the use is a fact none the less. The row comes back, so that it is recorded once.
+            # Its row was erased meanwhile; the use is a fact. The row comes back, so that it is recorded once.
             self._put_back(workspace)
-            return _record(workspace, self.facts, self.rates, hold_id=self.hold.id, flags=("late",))
+            self.decided = _record(workspace, self.facts, self.rates, hold_id=self.hold.id, flags=("late",))
+            return self.decided
         if hold.status == "settled" and hold.event_id is not None:
             return Replayed(hold.event_id, None)
         flags: tuple[str, ...] = ()
@@ -291,7 +294,8 @@ class SettleHold:
             # Its amounts were already given back; the use is recorded all the same, and once.
             flags = ("late",)
         workspace.close_hold(hold, status="settled", at=self.facts.recorded_at, event_id=self.facts.event_id)
-        return _record(workspace, self.facts, self.rates, hold_id=hold.id, flags=flags)
+        self.decided = _record(workspace, self.facts, self.rates, hold_id=hold.id, flags=flags)
+        return self.decided
 
     def _put_back(self, workspace: Workspace) -> None:
         hold, facts = self.hold, self.facts

@@ -1,6 +1,7 @@
 """The floors: raw drivers that write the rows of pairs with the engine's SQL and durability, and do nothing else.
 
-They ask no limit, make no answer, and find their rows made: making them is not on the stopwatch.
+They ask no limit, make no answer, and find their rows made: making them is not on the stopwatch. Apart from durability
+the drivers and databases are as they come; what the engine tunes on its own connection is the engine's gain.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ the drivers and databases are as they come; what the engine tunes on its own con
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -75,7 +76,7 @@ class GroupWriter:
         self._connection.close()
 
 
-class _Callers:
+class _Callers(ABC):
     """Threads with a connection each; every hold and every settlement is a transaction of its own."""
 
     adds = False
@@ -115,11 +116,13 @@ class _Callers:
         spent = run_threads(call, len(portions), start)
         return Round(sum(done), spent, max(longest), tuple(done))
 
+    @abstractmethod
     def hold(self, connection: Any, pair: Pair) -> None:
-        raise NotImplementedError
+        """Write the rows of one hold, durably."""
 
+    @abstractmethod
     def settle(self, connection: Any, pair: Pair) -> None:
-        raise NotImplementedError
+        """Write the rows of its settlement, durably."""
 
     def close(self) -> None:
         for connection in self._connections:

@@ -95,7 +95,6 @@ subscriptions = Table(
     Column("term_ends_at", _Instant),
     Column("payment_failed_at", _Instant),
     Column("created_at", _Instant, nullable=False),
-    Column("metadata", Text),
     Index(None, "billable", "started_at"),
     sqlite_with_rowid=False,
 )

@@ -147,10 +147,6 @@ class Workspace:
         """Ask for the billable's open holds whose time ran out by `at` (µs)."""
         self.wanted_lapsed[billable] = at
 
-    @property
-    def is_wanting(self) -> bool:
-        return bool(self.wanted_counters or self.wanted_holds or self.wanted_keys or self.wanted_lapsed)
-
     def forget_wants(self) -> None:
         self.wanted_counters.clear()
         self.absent_holds.update(hold_id for hold_id in self.wanted_holds if hold_id not in self.holds)

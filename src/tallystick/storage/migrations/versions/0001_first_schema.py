@@ -149,7 +149,6 @@ def upgrade() -> None:
         sa.Column("term_ends_at", sa.BigInteger(), nullable=True),
         sa.Column("payment_failed_at", sa.BigInteger(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("metadata", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_subscriptions"),
         sqlite_with_rowid=False,
     )

@@ -6,7 +6,9 @@ Nothing here skips: a database that cannot be started fails the tests that need 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import time
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, LiteralString
@@ -37,8 +39,20 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+# Whatever a test might leave behind of a database besides rows: settings of its own, and anything defined in it.
+_FORM_OF_A_DATABASE = """
+SELECT (SELECT count(*) FROM pg_db_role_setting), (SELECT count(*) FROM pg_attribute),
+       (SELECT count(*) FROM pg_index), (SELECT count(*) FROM pg_trigger), (SELECT count(*) FROM pg_proc),
+       (SELECT version_num FROM alembic_version)
+"""
+
+
 class PostgresCluster:
-    """A real PostgreSQL server of this test run, which makes and drops databases."""
+    """A real PostgreSQL server of this test run, which makes and drops databases.
+
+    To make a database and its schema takes ten times as long as to delete what a test has recorded. So a test gets one
+    that another test has used and left in order, and a new one where there is none.
+    """
 
     def __init__(self, server: PostgresServer) -> None:
         information = server.get_postmaster_info()
@@ -47,6 +61,8 @@ class PostgresCluster:
         else:
             self._location = f"{information.hostname}:{information.port}/{{database}}"
         self._numbers = count(1)
+        self._unused: list[str] = []
+        self._forms: dict[str, tuple[object, ...]] = {}
         self._administrator = psycopg.connect(self.url("postgres"), autocommit=True)
 
     def url(self, database: str) -> str:
@@ -59,6 +75,40 @@ class PostgresCluster:
         self._execute("CREATE DATABASE {} TEMPLATE template0", name)
         return name
 
+    def take_database(self) -> str:
+        """Return the name of a database with the schema in it, and nothing recorded."""
+        from tallystick import Tallystick
+
+        if self._unused:
+            return self._unused.pop()
+        name = self.create_database()
+        Tallystick(self.url(name)).close()
+        with self._connect(name) as connection:
+            self._forms[name] = connection.execute(_FORM_OF_A_DATABASE).fetchone() or ()
+        return name
+
+    def give_back(self, name: str) -> None:
+        """Empty a database for the next test, or drop it where somebody is still connected, or its form was changed."""
+        if self._is_left_alone(name):
+            with self._connect(name) as connection:
+                if connection.execute(_FORM_OF_A_DATABASE).fetchone() == self._forms[name]:
+                    _delete_rows(connection)
+                    self._unused.append(name)
+                    return
+        self.drop_database(name)
+
+    def _is_left_alone(self, name: str) -> bool:
+        """Wait a moment for connections to end that were closed, and say whether all have."""
+        for _ in range(50):
+            query = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
+            if self._administrator.execute(query, [name]).fetchone() is None:
+                return True
+            time.sleep(0.002)
+        return False
+
+    def _connect(self, name: str) -> psycopg.Connection:
+        return psycopg.connect(self.url(name), autocommit=True)
+
     def drop_database(self, name: str) -> None:
         """Drop a database, and end connections that a test left open."""
         self._execute("DROP DATABASE {} WITH (FORCE)", name)
@@ -68,6 +118,14 @@ class PostgresCluster:
 
     def _execute(self, statement: LiteralString, name: str) -> None:
         self._administrator.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+
+def _delete_rows(connection: psycopg.Connection) -> None:
+    from tallystick.storage.tables import metadata
+
+    tables = [sql.Identifier(table.name) for table in metadata.tables.values() if table.name != "terms_revision"]
+    deletions = [sql.SQL("DELETE FROM {}").format(table) for table in tables]
+    connection.execute(sql.SQL("; ").join([*deletions, sql.SQL("UPDATE terms_revision SET revision = 0")]))
 
 
 @pytest.fixture(scope="session")
@@ -87,23 +145,56 @@ def postgres_cluster() -> Iterator[PostgresCluster]:
 
 
 @pytest.fixture
-def postgres_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database of this test alone."""
+def empty_postgres_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
+    """The URL of a PostgreSQL database of this test alone, without a schema."""
     name = postgres_cluster.create_database()
     yield postgres_cluster.url(name)
     postgres_cluster.drop_database(name)
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
+def postgres_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
+    """The URL of a PostgreSQL database of this test alone: the schema, and nothing recorded."""
+    name = postgres_cluster.take_database()
+    yield postgres_cluster.url(name)
+    postgres_cluster.give_back(name)
+
+
+@pytest.fixture
+def empty_sqlite_url(tmp_path: Path) -> str:
     """The URL of an SQLite file of this test alone, which does not exist yet."""
     return f"sqlite:///{tmp_path / 'tallystick.db'}"
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the schema, and nothing recorded. It is copied faster than made."""
+    from tallystick import Tallystick
+
+    file = tmp_path_factory.mktemp("template") / "tallystick.db"
+    Tallystick(f"sqlite:///{file}").close()
+    return file
+
+
+@pytest.fixture
+def sqlite_url(empty_sqlite_url: str, sqlite_template: Path, tmp_path: Path) -> str:
+    """The URL of an SQLite file of this test alone: the schema, and nothing recorded."""
+    shutil.copyfile(sqlite_template, tmp_path / "tallystick.db")
+    return empty_sqlite_url
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty database; the test runs once on each kind."""
+    """The URL of a database with the schema, and nothing recorded; the test runs once on each kind."""
     url = request.getfixturevalue(f"{request.param}_url")
+    assert isinstance(url, str)
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a database without a schema, for tests of its making; the test runs once on each kind."""
+    url = request.getfixturevalue(f"empty_{request.param}_url")
     assert isinstance(url, str)
     return url
 
@@ -118,7 +209,7 @@ def clock() -> FixedClock:
 
 @pytest.fixture
 def ts(database_url: str, clock: FixedClock) -> Iterator[Tallystick]:
-    """An engine on an empty database of each kind, with `clock` as its time."""
+    """An engine on a database of each kind with nothing recorded, with `clock` as its time."""
     from tallystick import Tallystick
 
     with Tallystick(database_url, clock=clock) as engine:

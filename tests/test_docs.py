@@ -34,6 +34,10 @@ import pytest
 
 import tallystick
 from tallystick import Tallystick, TallystickError, events
+from tallystick.credits.credits import Credits
+from tallystick.credits.features import Features
+from tallystick.credits.ledger_view import Ledger
+from tallystick.credits.wallets import Wallet, Wallets
 from tallystick.demo.provider_server import ProviderServer
 from tallystick.invoicing.overages import Overages
 from tallystick.limits.limits import Limits
@@ -311,6 +315,11 @@ def public_names(kind: type) -> list[str]:
         ("ts.plans", Plans),
         ("ts.subscriptions", Subscriptions),
         ("ts.overages", Overages),
+        ("ts.wallets", Wallets),
+        ("wallet", Wallet),
+        ("ts.features", Features),
+        ("ts.credits", Credits),
+        ("ts.ledger", Ledger),
         ("hold", Hold),
         ("", Meter),
     ],

@@ -20,6 +20,10 @@ SOURCE = ROOT / "src"
 # Modules and packages of functions over values: no database, no settings, whatever they import in turn.
 PURE = (
     "clock",
+    "credits.account",
+    "credits.burn_down",
+    "credits.forecast",
+    "credits.ledger",
     "errors",
     "events",
     "identity",
@@ -29,6 +33,7 @@ PURE = (
     "plans.terms",
     "pricing",
     "providers",
+    "quantity",
 )
 IMPURE = ("tallystick.storage", "tallystick.settings", "tallystick.setting_sources", "sqlalchemy", "psycopg", "sqlite3")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tallystick.errors import ConfigurationError
-from tallystick.settings import Settings, known_settings
+from tallystick.settings import CreditReason, Settings, known_settings
 
 DOCUMENTATION = Path(__file__).parent.parent / "docs" / "settings.md"
 
@@ -399,6 +399,100 @@ def test_rolling_periods_are_monthly_periods_aligned_to_the_subscription(monkeyp
     assert source_of(settings, "period.alignment") == "environment TALLYSTICK_PERIOD__TYPE"
 
 
+# Credits ------------------------------------------------------------------------------------------------------------
+
+
+def test_credits_have_their_documented_defaults() -> None:
+    settings = Settings.load()
+    assert settings.billing.credit_overdraft_allowed is False
+    assert (settings.credits.overdraft_limit, settings.credits.minimum_balance) == (None, None)
+    assert (settings.credits.burn_order, settings.credits.default_priority) == ("oldest_first", 50)
+    assert (settings.credits.money_grant_max, settings.credits.feature_grant_max) == (Decimal(1_000_000), 1_000_000)
+    assert (settings.credits.expiry_warning_days, settings.credits.report_monthly) == (7, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "slug", "kind", "label"),
+    [
+        ("top-up", "top-up", "paid", "Top-up"),
+        (" Top  up ", "top-up", "paid", "Top-up"),
+        ("stripe_payment", "stripe-payment", "paid", "Payment by Stripe"),
+        ("Referral bonus", "referral-bonus", "promotional", "Referral bonus"),
+        ("admin_grant", "admin-grant", "promotional", "Granted by an administrator"),
+    ],
+)
+@pytest.mark.parametrize("is_money", [True, False])
+def test_a_built_in_reason_is_known_in_whatever_form_it_is_written(
+    text: str, slug: str, kind: str, label: str, is_money: bool
+) -> None:
+    assert Settings.load().credits.reason(text, is_money=is_money) == CreditReason(slug, kind, label)
+
+
+def test_any_other_reason_is_paid_for_a_wallet_and_promotional_for_a_feature() -> None:
+    settings = Settings.load()
+    paid = settings.credits.reason(" Hackathon prize", is_money=True)
+    assert paid == CreditReason("hackathon-prize", "paid", "Hackathon prize")
+    assert settings.credits.reason("Hackathon prize", is_money=False).kind == "promotional"
+
+
+def test_a_reason_is_set_key_by_key_in_every_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        folder,
+        """
+        [credits.reasons.refund]
+        label = "Erstattung"
+        [credits.reasons.hackathon]
+        kind = "promotional"
+        priority = 10
+        expires_after_days = 30
+        """,
+    )
+    monkeypatch.setenv("TALLYSTICK_CREDITS__REASONS__TOP_UP__PRIORITY", "70")
+    settings = Settings.load(credits={"reasons": {"hackathon": {"priority": 20}}})
+    assert settings.credits.reason("refund", is_money=True) == CreditReason("refund", "paid", "Erstattung")
+    assert settings.credits.reason("top-up", is_money=True) == CreditReason("top-up", "paid", "Top-up", priority=70)
+    assert settings.credits.reason("Hackathon", is_money=True) == CreditReason(
+        "hackathon", "promotional", "Hackathon", priority=20, expires_after_days=30
+    )
+    assert (
+        source_of(settings, "credits.reasons.top_up.priority")
+        == "environment TALLYSTICK_CREDITS__REASONS__TOP_UP__PRIORITY"
+    )
+    assert {row.key for row in settings.describe() if row.key.startswith("credits.reasons.")} == {
+        "credits.reasons.refund.label",
+        "credits.reasons.hackathon.kind",
+        "credits.reasons.hackathon.priority",
+        "credits.reasons.hackathon.expires_after_days",
+        "credits.reasons.top_up.priority",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given_credits", "field", "remedy"),
+    [
+        ({"overdraft_limit": "-1"}, "overdraft_limit", "Give 0 or more."),
+        ({"overdraft_limit": 1.5}, "overdraft_limit", "not exact"),
+        ({"minimum_balance": "0.0000000001"}, "minimum_balance", "at most 9 digits"),
+        ({"money_grant_max": 0}, "money_grant_max", "above 0"),
+        ({"feature_grant_max": 0}, "feature_grant_max", "Give 1 or more."),
+        ({"default_priority": 101}, "default_priority", "Give 100 or less."),
+        ({"default_priority": True}, "default_priority", "Give a number."),
+        ({"burn_order": "newest_first"}, "burn_order", "'oldest_first' or 'expiring_first'"),
+        ({"expiry_warning_days": -1}, "expiry_warning_days", "Give 0 or more."),
+        ({"reasons": {"gift": {"kind": "free"}}}, "reasons.gift.kind", "'paid' or 'promotional'"),
+        ({"reasons": {"gift": {"priority": -1}}}, "reasons.gift.priority", "Give 0 or more."),
+        ({"reasons": {"gift": {"expires_after_days": 0}}}, "reasons.gift.expires_after_days", "Give 1 or more."),
+        ({"reasons": {"gift": {"expires_days": 5}}}, "reasons.gift.expires_days", "expires_after_days"),
+        ({"reasons": {"gift": "paid"}}, "reasons.gift", "Give a table of settings."),
+        ({"reasons": {"top-up": {"priority": 1}, "top_up": {"priority": 2}}}, "reasons.top_up", "'top-up' too"),
+    ],
+)
+def test_what_cannot_be_set_of_credits_is_refused(given_credits: dict[str, object], field: str, remedy: str) -> None:
+    error = refusal(credits=given_credits)
+    assert error.field == f"credits.{field}"
+    assert remedy in error.remedy
+
+
 # Documentation ------------------------------------------------------------------------------------------------------
 
 
@@ -413,6 +507,16 @@ def test_the_table_of_settings_in_the_documentation_is_complete_and_right() -> N
         for setting in known_settings()
     ]
     assert documented() == known
+
+
+def test_the_built_in_reasons_in_the_documentation_are_of_the_kind_it_says() -> None:
+    rows = re.findall(r"^\| (paid|promotional) \| (.+) \|$", DOCUMENTATION.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [kind for kind, _ in rows] == ["paid", "promotional"]
+    reason = Settings.load().credits.reason
+    told = {slug: kind for kind, reasons in rows for slug in re.findall(r"`([^`]+)`", reasons)}
+    assert len(told) == 15
+    # Neither is the fallback of its unit, so the reason is built in.
+    assert told == {slug: reason(slug, is_money=kind == "promotional").kind for slug, kind in told.items()}
 
 
 def test_the_example_in_the_documentation_is_accepted(folder: Path) -> None:

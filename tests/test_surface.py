@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from typing import Any
 
 import pytest
 
 import tallystick
-from tallystick import AsyncTallystick, Tallystick, errors, events
+from tallystick import AsyncTallystick, FixedClock, Tallystick, errors, events
+from tallystick.aio import AsyncWallet
+from tallystick.credits.wallets import Wallet
 from tallystick.metering.hold import AsyncHold, Hold
 from tallystick.metering.meter import AsyncMeter, Meter
 
@@ -76,7 +79,9 @@ def test_both_colours_have_the_same_names(both: tuple[Tallystick, AsyncTallystic
     assert public(asynchronous) - {"sync"} == public(sync)
     assert public(Meter) == public(AsyncMeter)
     assert public(Hold) == public(AsyncHold)
+    assert public(Wallet) == public(AsyncWallet)
     assert {"usage", "limits", "plans", "subscriptions", "overages", "pricing"} <= set(namespaces(sync))
+    assert {"wallets", "features", "credits", "ledger"} <= set(namespaces(sync))
     for name in namespaces(sync):
         assert public(getattr(asynchronous, name)) - {"sync"} == public(getattr(sync, name)), name
 
@@ -84,6 +89,8 @@ def test_both_colours_have_the_same_names(both: tuple[Tallystick, AsyncTallystic
 def test_both_colours_take_the_same_parameters(both: tuple[Tallystick, AsyncTallystick]) -> None:
     sync, asynchronous = both
     pairs: list[tuple[Any, Any]] = [(Meter, AsyncMeter), (Hold, AsyncHold), (sync, asynchronous)]
+    wallet = sync.wallets.get_or_create("user:1")
+    pairs.append((wallet, AsyncWallet(wallet)))
     pairs += [(getattr(sync, name), getattr(asynchronous, name)) for name in namespaces(sync)]
     compared = 0
     for one, other in pairs:
@@ -93,7 +100,7 @@ def test_both_colours_take_the_same_parameters(both: tuple[Tallystick, AsyncTall
                 assert parameters(getattr(other, name)) == parameters(method), f"{type(one).__name__}.{name}"
                 compared += 1
     assert parameters(AsyncTallystick.__init__) == parameters(Tallystick.__init__)
-    assert compared > 50
+    assert compared > 90
 
 
 def test_every_method_of_a_namespace_is_awaited_and_documented(both: tuple[Tallystick, AsyncTallystick]) -> None:
@@ -107,3 +114,77 @@ def test_every_method_of_a_namespace_is_awaited_and_documented(both: tuple[Tally
             bound = getattr(getattr(asynchronous, name), method)
             assert inspect.iscoroutinefunction(bound), f"{name}.{method}"
             assert bound.__doc__, f"{name}.{method}"
+
+
+def test_a_wallet_is_awaited_method_by_method_and_property_by_property(sqlite_url: str, clock: FixedClock) -> None:
+    asyncio.run(_use_a_wallet(sqlite_url, clock))
+
+
+async def _use_a_wallet(sqlite_url: str, clock: FixedClock) -> None:
+    async with AsyncTallystick(sqlite_url, clock=clock) as ts:
+        wallet = await ts.wallets.get_or_create("user:1")
+        assert (wallet.billable, wallet.currency, wallet.id) == ("user:1", "USD", wallet.sync.id)
+        plain = {"id", "billable", "currency"}
+        for name in public(AsyncWallet) - plain:
+            kind = vars(AsyncWallet)[name]
+            assert kind.__doc__, name
+            assert inspect.iscoroutinefunction(getattr(wallet, name)) or inspect.isawaitable(getattr(wallet, name)), (
+                name
+            )
+        await wallet.add_credits("10", "payment")
+        await wallet.deduct_credits("4")
+        assert str(await wallet.balance) == str(await wallet.paid) == "6.00 USD"
+        other = await ts.wallets.get_or_create("user:2")
+        await wallet.transfer(other, "1")
+        await ts.wallets.transfer(other, wallet, "0.50")
+        assert [str(await one.available) for one in await ts.wallets.list()] == ["5.50 USD", "0.50 USD"]
+        assert (await wallet.auto_top_up, await wallet.minimum_balance) == (None, None)
+        assert (await ts.wallets.get("user:2")).id == other.id
+        assert len(await wallet.transactions()) == 4
+        assert (await ts.ledger.accounts("user:1"))["revenue"] == (await wallet.transactions())[2].amount
+
+
+def test_many_who_await_credits_at_once_get_exactly_what_there_is(database_url: str, clock: FixedClock) -> None:
+    async def spend() -> None:
+        async with AsyncTallystick(database_url, clock=clock) as ts:
+            await ts.plans.create("pro", features={"exports": 5})
+            await ts.subscriptions.create("user:1", "pro")
+            wallet = await ts.wallets.get_or_create("user:1")
+            await asyncio.gather(*(wallet.add_credits("1", "payment") for _ in range(20)))
+            deductions = await asyncio.gather(*(wallet.deduct_credits("1") for _ in range(30)), return_exceptions=True)
+            assert sum(isinstance(one, errors.CreditsInsufficient) for one in deductions) == 10
+            uses = await asyncio.gather(
+                *(ts.features.use("user:1", "exports") for _ in range(8)), return_exceptions=True
+            )
+            assert sum(isinstance(one, errors.FeatureLimitExceeded) for one in uses) == 3
+            assert str(await wallet.balance) == "0.00 USD"
+            assert (await ts.doctor()).ok
+
+    asyncio.run(spend())
+
+
+def test_a_caller_that_is_cancelled_leaves_its_deduction_to_be_made_and_told(
+    sqlite_url: str, clock: FixedClock
+) -> None:
+    heard: list[events.CreditsDeducted] = []
+
+    async def leave() -> None:
+        async with AsyncTallystick(sqlite_url, clock=clock) as ts:
+            ts.on(events.CreditsDeducted)(heard.append)
+            wallet = await ts.wallets.get_or_create("user:1")
+            await wallet.add_credits("10")
+            gone = asyncio.ensure_future(wallet.deduct_credits("4"))
+            refused = asyncio.ensure_future(wallet.deduct_credits("40"))
+            await asyncio.sleep(0)
+            for task in (gone, refused):
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            for _ in range(200):
+                if heard:
+                    break
+                await asyncio.sleep(0.01)
+            assert str(await wallet.balance) == "6.00 USD"
+
+    asyncio.run(leave())
+    assert [str(event.amount) for event in heard] == ["4.00 USD"]

@@ -1,23 +1,30 @@
 """`AsyncTallystick`: the same engine and the same names, awaited.
 
-What is on the way of a call (`meter`, its holds) hands its commands to the lane without a thread. Everything rarer is
-the synchronous method, run in a worker thread: one text for both colours, `threaded(Method)`.
+What is on the way of a call (`meter`, its holds, deducting credits, using a feature) hands its commands to the lane
+without a thread: `submitted(Method)` awaits the method's flow. Everything rarer is the synchronous method, run in a
+worker thread, `threaded(Method)`. So there is one text for both colours.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from functools import update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from tallystick.app import Tallystick
 from tallystick.clock import Clock
+from tallystick.credits.credits import Credits
+from tallystick.credits.features import Features
+from tallystick.credits.ledger_view import Ledger
+from tallystick.credits.wallets import Wallet, Wallets
 from tallystick.events import Event
 from tallystick.identity import BillableResolver
 from tallystick.invoicing.overages import Overages
 from tallystick.limits.limits import Limits
+from tallystick.metering.flow import run_async
 from tallystick.metering.meter import AsyncMeter
 from tallystick.metering.usage import Usage
 from tallystick.plans.plans import Plans
@@ -55,6 +62,65 @@ class threaded(Generic[Namespace, Parameters, Result]):  # noqa: N801  # used as
             return await asyncio.to_thread(self.method, instance.sync, *arguments, **keywords)
 
         return update_wrapper(call, self.method)
+
+
+class submitted(threaded[Namespace, Parameters, Result]):  # noqa: N801  # used as a function, as `threaded`
+    """A synchronous method whose flow is awaited: its command goes to the lane without a thread.
+
+    A caller that is cancelled leaves it to be carried out, and its events to be sent.
+    """
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        flow = inspect.unwrap(self.method)
+
+        async def call(*arguments: Any, **keywords: Any) -> Any:
+            lane = instance.sync._engine.lane
+            task = asyncio.ensure_future(run_async(flow(instance.sync, *arguments, **keywords), lane))
+            _running.add(task)
+            task.add_done_callback(_finished)
+            return await asyncio.shield(task)
+
+        return update_wrapper(call, self.method)
+
+
+_running: set[asyncio.Future[Any]] = set()
+
+
+def _finished(task: asyncio.Future[Any]) -> None:
+    _running.discard(task)
+    # Nobody may be left to be told of its error; whoever is has it from the await.
+    if not task.cancelled():
+        task.exception()
+
+
+class Pending(Generic[Result]):
+    """A value that is read when it is awaited, in a worker thread: `await wallet.balance`."""
+
+    def __init__(self, read: Callable[[], Result]) -> None:
+        self._read = read
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        return asyncio.to_thread(self._read).__await__()
+
+
+class awaited(Generic[Result]):  # noqa: N801  # used as a function: `balance = awaited(Wallet.balance)`
+    """A synchronous property as one whose value is awaited."""
+
+    def __init__(self, read: Callable[[Any], Result]) -> None:
+        # To type checkers a property of a class is its getter.
+        self._read: Callable[[Any], Result] = getattr(read, "fget", read)
+        self.__doc__ = read.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: _AsyncNamespace[Any], owner: type) -> Pending[Result]: ...
+    def __get__(self, instance: _AsyncNamespace[Any] | None, owner: type) -> Any:
+        if instance is None:
+            return self
+        return Pending(lambda: self._read(instance.sync))
 
 
 class _AsyncNamespace(Generic[Namespace]):
@@ -117,6 +183,107 @@ class AsyncOverages(_AsyncNamespace[Overages]):
     list = threaded(Overages.list)
 
 
+class AsyncWallet(_AsyncNamespace[Wallet]):
+    """`Wallet`, awaited: its methods, and each property that reads (`await wallet.balance`). Its names are plain."""
+
+    @property
+    def id(self) -> str:
+        return self.sync.id
+
+    @property
+    def billable(self) -> str:
+        return self.sync.billable
+
+    @property
+    def currency(self) -> str:
+        return self.sync.currency
+
+    balance = awaited(Wallet.balance)
+    available = awaited(Wallet.available)
+    held = awaited(Wallet.held)
+    paid = awaited(Wallet.paid)
+    promotional = awaited(Wallet.promotional)
+    overdraft = awaited(Wallet.overdraft)
+    minimum_balance = awaited(Wallet.minimum_balance)
+    overdraft_limit = awaited(Wallet.overdraft_limit)
+    auto_top_up = awaited(Wallet.auto_top_up)
+
+    has_sufficient_balance = threaded(Wallet.has_sufficient_balance)
+    transactions = threaded(Wallet.transactions)
+    transaction = threaded(Wallet.transaction)
+    grants = threaded(Wallet.grants)
+    caps = threaded(Wallet.caps)
+    add_credits = submitted(Wallet.add_credits)
+    deduct_credits = submitted(Wallet.deduct_credits)
+    transfer = submitted(Wallet.transfer)
+    refund = submitted(Wallet.refund)
+    revoke = threaded(Wallet.revoke)
+    set_minimum_balance = threaded(Wallet.set_minimum_balance)
+    set_overdraft_limit = threaded(Wallet.set_overdraft_limit)
+    set_auto_top_up = threaded(Wallet.set_auto_top_up)
+    set_cap = threaded(Wallet.set_cap)
+
+    def __repr__(self) -> str:
+        return repr(self.sync)
+
+
+class AsyncWallets(_AsyncNamespace[Wallets]):
+    """`Wallets`, awaited. The wallets that it gives are awaited too."""
+
+    async def get_or_create(self, billable: object, currency: str | None = None) -> AsyncWallet:
+        """Return a billable's wallet in a currency, made if it is new, as `Wallets.get_or_create`."""
+        return AsyncWallet(await asyncio.to_thread(self.sync.get_or_create, billable, currency))
+
+    async def get(self, billable: object, currency: str | None = None) -> AsyncWallet:
+        """Return a billable's wallet in a currency, as `Wallets.get`."""
+        return AsyncWallet(await asyncio.to_thread(self.sync.get, billable, currency))
+
+    async def list(self, billable: object = None) -> list[AsyncWallet]:
+        """Return the wallets of a billable, or all there are, as `Wallets.list`."""
+        return [AsyncWallet(one) for one in await asyncio.to_thread(self.sync.list, billable)]
+
+    transfer = threaded(Wallets.transfer)
+    top_ups = threaded(Wallets.top_ups)
+    complete_top_up = threaded(Wallets.complete_top_up)
+    fail_top_up = threaded(Wallets.fail_top_up)
+
+
+class AsyncFeatures(_AsyncNamespace[Features]):
+    """`Features`, awaited."""
+
+    can_use = threaded(Features.can_use)
+    remaining = threaded(Features.remaining)
+    next_reset = threaded(Features.next_reset)
+    usage = threaded(Features.usage)
+    extra_credits = threaded(Features.extra_credits)
+    total_available = threaded(Features.total_available)
+    credit_stats = threaded(Features.credit_stats)
+    credits = threaded(Features.credits)
+    use = submitted(Features.use)
+    grant_credits = submitted(Features.grant_credits)
+    grant_many = submitted(Features.grant_many)
+    transfer = submitted(Features.transfer)
+    revoke = threaded(Features.revoke)
+
+
+class AsyncCredits(_AsyncNamespace[Credits]):
+    """`Credits`, awaited."""
+
+    report = threaded(Credits.report)
+    forecast = threaded(Credits.forecast)
+    expire = threaded(Credits.expire)
+    expiring = threaded(Credits.expiring)
+
+
+class AsyncLedger(_AsyncNamespace[Ledger]):
+    """`Ledger`, awaited."""
+
+    entries = threaded(Ledger.entries)
+    accounts = threaded(Ledger.accounts)
+    transaction = threaded(Ledger.transaction)
+    reverse = threaded(Ledger.reverse)
+
+
 class AsyncTallystick(_AsyncNamespace[Tallystick]):
     """`Tallystick` for asyncio. Opening it is synchronous and short; `await ts.close()`, or `async with`.
 
@@ -141,6 +308,10 @@ class AsyncTallystick(_AsyncNamespace[Tallystick]):
         self.limits = AsyncLimits(self.sync.limits)
         self.plans = AsyncPlans(self.sync.plans)
         self.subscriptions = AsyncSubscriptions(self.sync.subscriptions)
+        self.features = AsyncFeatures(self.sync.features)
+        self.wallets = AsyncWallets(self.sync.wallets)
+        self.credits = AsyncCredits(self.sync.credits)
+        self.ledger = AsyncLedger(self.sync.ledger)
         self.overages = AsyncOverages(self.sync.overages)
 
     @property

@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar
 
 from tallystick.clock import Clock, SystemClock
+from tallystick.credits.credits import Credits
+from tallystick.credits.features import Features
+from tallystick.credits.ledger_view import Ledger
+from tallystick.credits.wallets import Wallets
 from tallystick.doctor import Diagnosis, examine
 from tallystick.due_jobs import DueJobs, run_due_jobs
 from tallystick.engine import Engine
@@ -68,6 +72,10 @@ class Tallystick:
         self.limits = Limits(self._engine)
         self.plans = Plans(self._engine)
         self.subscriptions = Subscriptions(self._engine)
+        self.features = Features(self._engine)
+        self.wallets = Wallets(self._engine)
+        self.credits = Credits(self._engine)
+        self.ledger = Ledger(self._engine)
         self.overages = Overages(self._engine)
 
     @property
@@ -125,13 +133,19 @@ class Tallystick:
         return resolver
 
     def run_due_jobs(self) -> DueJobs:
-        """Do what is due by the clock: release and report holds that ran out. Safe to run anywhere, and often."""
+        """Do what is due by the clock. Safe to run anywhere, and often.
+
+        Holds that ran out are released and reported, credits that ran out are posted, and those that will run out soon
+        are announced, as is the report of a month that has ended, where a handler listens.
+        """
         return run_due_jobs(self._engine)
 
     def doctor(self, *, prices: bool = True) -> Diagnosis:
-        """Recompute every counter, hold and rollup from the events, and report any drift in `.findings`.
+        """Recompute what stands beside the records, and report any drift in `.findings`.
 
-        With `prices`, every event's cost is computed again from the price that it keeps, which reads all events.
+        Counters, holds, rollups and overages follow from the events; the balances, grants, statements and allowances of
+        credits from the ledger. With `prices`, every event's cost is computed again from the price that it keeps, which
+        reads all events.
         """
         return examine(self._engine, prices=prices)
 

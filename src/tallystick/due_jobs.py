@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from tallystick.credits.expiry import expire_grants, warn_of_expiry
+from tallystick.credits.monthly_reports import send_due_reports
 from tallystick.metering.commands import CloseHold, Voided
 from tallystick.storage import tables
-from tallystick.storage.database import hold_from_row
+from tallystick.storage.database import HOLD_COLUMNS, hold_from_row
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
@@ -21,14 +23,23 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class DueJobs:
-    """What was done."""
+    """What was done: how many holds and grants expired, how many warnings and monthly reports were sent."""
 
     holds_expired: int
+    grants_expired: int
+    expiry_warnings: int
+    credit_reports: int
 
 
 def run_due_jobs(engine: Engine) -> DueJobs:
     """Do everything that is due now. Running it twice, or in several processes at once, does nothing twice."""
-    return DueJobs(holds_expired=expire_holds(engine))
+    return DueJobs(
+        # Holds first: what they had pinned of grants that lapsed meanwhile expires with them.
+        holds_expired=expire_holds(engine),
+        grants_expired=expire_grants(engine).grants,
+        expiry_warnings=warn_of_expiry(engine),
+        credit_reports=send_due_reports(engine),
+    )
 
 
 def expire_holds(engine: Engine) -> int:
@@ -36,15 +47,7 @@ def expire_holds(engine: Engine) -> int:
     now = engine.now()
     holds = tables.holds
     query = (
-        select(
-            holds.c.id,
-            holds.c.billable,
-            holds.c.status,
-            holds.c.claims,
-            holds.c.expires_at,
-            holds.c.idempotency_key,
-            holds.c.event_id,
-        )
+        select(*(holds.c[name] for name in HOLD_COLUMNS))
         .where(holds.c.status == "open", holds.c.expires_at <= now)
         .order_by(holds.c.billable, holds.c.expires_at)
         .limit(_PAGE)

@@ -12,19 +12,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, select
 
 from tallystick.clock import Clock, SystemClock
+from tallystick.credits.account import CreditPolicy
+from tallystick.credits.announcing import events_of, notice_event
 from tallystick.errors import NotFound, StorageError, TallystickError, UnknownPrice
 from tallystick.events import Event, HoldExpired, LimitApproaching, LimitReached, OverageCharged, UsageRecorded
 from tallystick.handlers import Handlers
 from tallystick.identity import BillableResolver, new_id
 from tallystick.limits.decision import Standing, check
-from tallystick.metering.commands import Recorded, Replayed, UsageFacts
+from tallystick.metering.commands import Replayed
 from tallystick.metering.metadata import MetadataPolicy, printable
+from tallystick.metering.recording import Recorded, UsageFacts
 from tallystick.metering.response import Settlement
 from tallystick.metering.usage_event import UsageEvent
 from tallystick.money import CurrencyRates, Money
@@ -37,14 +41,15 @@ from tallystick.storage import tables
 from tallystick.storage.engines import connect_lane, open_engine
 from tallystick.storage.lane import Lane
 from tallystick.storage.schema import ensure_schema
+from tallystick.storage.workspace import HoldRow
 
 if TYPE_CHECKING:
+    from tallystick.credits.posting import Posted
     from tallystick.metering.call import Attempt, CallContext
     from tallystick.metering.response import MeteredResponse
     from tallystick.pricing import Cost, Pricing, Rate
     from tallystick.settings import Settings
     from tallystick.storage.database import Database
-    from tallystick.storage.workspace import HoldRow
 
 __all__ = ["Engine"]
 
@@ -88,7 +93,19 @@ class Engine:
         self._responses: OrderedDict[tuple[str, str], object] = OrderedDict()
         self._responses_lock = threading.Lock()
         self.database = open_engine(settings)
-        self.lane = Lane(self._connect_lane, self._load_terms, now=self.now, on_expired=self.announce_expired)
+        self.credit_policy = CreditPolicy(
+            expiring_first=settings.credits.burn_order == "expiring_first",
+            overdraft_allowed=settings.billing.credit_overdraft_allowed,
+            overdraft_limit=_nanos(settings.credits.overdraft_limit),
+            minimum_balance=_nanos(settings.credits.minimum_balance),
+        )
+        self.lane = Lane(
+            self._connect_lane,
+            self._load_terms,
+            now=self.now,
+            on_notices=self.announce_notices,
+            credit_policy=self.credit_policy,
+        )
 
     def open(self) -> None:
         """Bring the schema up to date. An engine that cannot be opened leaves no connection behind."""
@@ -294,6 +311,11 @@ class Engine:
         if events:
             self.handlers.send(events)
 
+    def announce_credits(self, posted: Posted) -> None:
+        """Send what follows from a transaction of credits that was committed. A replay says nothing again."""
+        if not (self.handlers.is_empty or posted.replayed):
+            self.handlers.send(events_of(posted, self.handlers.wants))
+
     def _events_of(self, recorded: Recorded) -> Iterable[Event]:
         wants = self.handlers.wants
         billable, at = str(recorded.row[1]), from_micros(int(recorded.row[-1]))  # type: ignore[call-overload]  # recorded_at is an integer
@@ -311,6 +333,8 @@ class Engine:
             )
         if wants(LimitApproaching) or wants(LimitReached):
             yield from self._limit_events(recorded, billable, at)
+        if recorded.posted is not None:
+            yield from events_of(recorded.posted, wants)
 
     def _limit_events(self, recorded: Recorded, billable: str, at: datetime) -> Iterable[Event]:
         """Find the limits that this use, and no use before it, has passed."""
@@ -335,19 +359,31 @@ class Engine:
             if used_before < limit <= used_after:
                 yield LimitReached(billable=billable, at=at, limit_type=limit_type, is_hard=in_force.is_hard)
 
-    def announce_expired(self, holds: Iterable[HoldRow]) -> None:
-        """Report holds that ran out."""
+    def announce_notices(self, notices: Iterable[object]) -> None:
+        """Tell what a batch found out besides its answers: holds and grants that ran out, balances that fell."""
+        for notice in notices:
+            if isinstance(notice, HoldRow):
+                self._announce_expired(notice)
+            elif (event := notice_event(notice, self.handlers.wants)) is not None:
+                self.handlers.send([event])
+
+    def _announce_expired(self, hold: HoldRow) -> None:
         at = self.clock.now()
-        for hold in holds:
-            self.logger.warning("Hold %s of %s ran out unsettled; what it held is free again.", hold.id, hold.billable)
-            if self.handlers.wants(HoldExpired):
-                held: dict[str, int] = {}
-                for claim in hold.claims:
-                    held[claim.key.meter] = held.get(claim.key.meter, 0) + claim.amount
-                expired = HoldExpired(
-                    billable=hold.billable, at=at, hold_id=hold.id, held=held, idempotency_key=hold.idempotency_key
-                )
-                self.handlers.send([expired])
+        self.logger.warning("Hold %s of %s ran out unsettled; what it held is free again.", hold.id, hold.billable)
+        if self.handlers.wants(HoldExpired):
+            held: dict[str, int] = {}
+            for meter, amount in [(claim.key.meter, claim.amount) for claim in hold.claims] + [
+                (pin.unit, pin.amount) for pin in hold.pins
+            ]:
+                held[meter] = held.get(meter, 0) + amount
+            expired = HoldExpired(
+                billable=hold.billable, at=at, hold_id=hold.id, held=held, idempotency_key=hold.idempotency_key
+            )
+            self.handlers.send([expired])
+
+
+def _nanos(amount: Decimal | None) -> int | None:
+    return None if amount is None else Money(amount).nanos
 
 
 def _stored_usage(usage: ProviderUsage) -> str | None:

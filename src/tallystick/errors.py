@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from tallystick.money import Money
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Conflict",
     "CreditsInsufficient",
     "CurrencyMismatch",
+    "FeatureLimitExceeded",
     "HoldNotOpen",
     "IdempotencyConflict",
     "InvalidInput",
@@ -156,10 +159,10 @@ class LimitExceeded(TallystickError):
         *,
         billable: str,
         limit_type: str,
-        limit: int | Money,
-        used: int | Money,
-        held: int | Money,
-        requested: int | Money,
+        limit: int | Decimal | Money,
+        used: int | Decimal | Money,
+        held: int | Decimal | Money,
+        requested: int | Decimal | Money,
         resets_at: datetime | None,
     ) -> None:
         super().__init__(message)
@@ -170,6 +173,42 @@ class LimitExceeded(TallystickError):
         self.held = held
         self.requested = requested
         self.resets_at = resets_at
+
+
+class FeatureLimitExceeded(LimitExceeded):
+    """A consumable feature has too little left: of the plan's allowance and of extra credits together.
+
+    `limit` is the allowance of the reset period, `used` and `held` are taken of it; `extra_credits` are left beside it.
+    `limit_type` is "feature", and quantities are integers, or Decimals where they are fractions.
+    """
+
+    code = "feature_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        billable: str,
+        feature: str,
+        limit: int | Decimal,
+        used: int | Decimal,
+        held: int | Decimal,
+        requested: int | Decimal,
+        extra_credits: int | Decimal,
+        resets_at: datetime | None,
+    ) -> None:
+        super().__init__(
+            message,
+            billable=billable,
+            limit_type="feature",
+            limit=limit,
+            used=used,
+            held=held,
+            requested=requested,
+            resets_at=resets_at,
+        )
+        self.feature = feature
+        self.extra_credits = extra_credits
 
 
 class QuotaExceeded(LimitExceeded):
@@ -190,11 +229,16 @@ class RateLimited(TallystickError):
 
 
 class CreditsInsufficient(TallystickError):
-    """A wallet has too little. `balance` is what is available now, `required` what was asked for."""
+    """A wallet has too little. `balance` is what is available now, `required` what was asked for.
+
+    Both are `Money`; where extra credits of a feature were to be moved, they are quantities.
+    """
 
     code = "credits_insufficient"
 
-    def __init__(self, message: str, *, billable: str, balance: Money, required: Money) -> None:
+    def __init__(
+        self, message: str, *, billable: str, balance: Money | int | Decimal, required: Money | int | Decimal
+    ) -> None:
         super().__init__(message)
         self.billable = billable
         self.balance = balance

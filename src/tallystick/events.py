@@ -9,14 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tallystick.credits.reporting import CreditReport
+    from tallystick.credits.values import Grant
     from tallystick.metering.usage_event import UsageEvent
     from tallystick.money import Money
     from tallystick.plans.terms import Subscription
 
 __all__ = [
+    "CreditReportDue",
+    "CreditsAdded",
+    "CreditsDeducted",
+    "CreditsExpired",
+    "CreditsExpiring",
+    "CreditsLow",
     "Event",
     "HoldExpired",
     "LimitApproaching",
@@ -25,6 +34,7 @@ __all__ = [
     "ProviderCallFailed",
     "SubscriptionCancelled",
     "SubscriptionCreated",
+    "TopUpRequested",
     "UsageRecorded",
 ]
 
@@ -108,3 +118,75 @@ class SubscriptionCancelled(Event):
 
     subscription: Subscription
     ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CreditsMoved(Event):
+    """One line of an account's statement. `unit` is a currency, or "feature:" and a slug; so are the amounts.
+
+    `amount` is more than zero, `balance` is what stood after it. `source` says what did it: grant, usage, deduction,
+    transfer, exchange, refund, reversal or revocation.
+    """
+
+    unit: str
+    amount: Money | int | Decimal
+    balance: Money | int | Decimal
+    source: str
+    reason: str
+    transaction_id: str
+    grant_id: str | None
+    usage_event_id: str | None
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditsAdded(_CreditsMoved):
+    """Credits were added to a wallet, or to a feature's extra credits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditsDeducted(_CreditsMoved):
+    """Credits were used, deducted, moved away or taken back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditsExpired(Event):
+    """What was left of a grant ran out at `expired_at`, whenever that was noticed. Sent once for each part of it."""
+
+    unit: str
+    amount: Money | int | Decimal
+    kind: str
+    grant_id: str
+    expired_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditsExpiring(Event):
+    """A grant that is not used up will expire soon (`credits.expiry_warning_days`). Sent once for each grant."""
+
+    grant: Grant
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditsLow(Event):
+    """What is available of a wallet fell below its minimum. Sent each time it falls, not while it stays there."""
+
+    available: Money
+    minimum: Money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopUpRequested(Event):
+    """A wallet fell below its threshold for automatic top-ups: collect `amount`, then complete or fail the top-up."""
+
+    top_up_id: str
+    amount: Money
+    available: Money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditReportDue(Event):
+    """The report of a month that has ended; `billable` is "*". Sent once for each month."""
+
+    report: CreditReport

@@ -41,6 +41,7 @@ ID_PREFIXES: Mapping[str, str] = MappingProxyType(
         "ses": "session",
         "sub": "subscription",
         "ten": "tenant",
+        "tup": "top-up",
         "txn": "ledger transaction",
         "usr": "user of the service",
         "wal": "wallet",

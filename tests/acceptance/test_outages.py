@@ -49,7 +49,7 @@ def hang_up(url: str) -> None:
 class Record:
     """A command that records one use, and does something else in the middle of its batch."""
 
-    billable = BILLABLE
+    billables = (BILLABLE,)
 
     def __init__(self, ts: Tallystick, meanwhile: Any) -> None:
         self._command = ts.usage._command({"billable": BILLABLE, "input_tokens": 1})

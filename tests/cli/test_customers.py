@@ -38,6 +38,7 @@ def test_a_plan_is_created_with_all_its_terms(database_url: str) -> None:
         "trial_days": 14,
         "price": {"amount": "99.00", "currency": "USD"},
         "billing_cycle": "yearly",
+        "features": [],
     }
     assert [plan["slug"] for plan in answer("plans", "list", "--database", database_url)["plans"]] == ["pro"]
     said = succeed("plans", "list", "--database", database_url)

@@ -111,15 +111,15 @@ def test_init_keeps_a_password_out_of_the_file(postgres_url: str) -> None:
 # migrate --------------------------------------------------------------------------------------------------------------
 
 
-def test_migrate_says_the_version_before_and_after(database_url: str) -> None:
-    first = answer("migrate", "--database", database_url)
+def test_migrate_says_the_version_before_and_after(empty_database_url: str) -> None:
+    first = answer("migrate", "--database", empty_database_url)
     assert (first["before"], first["changed"]) == (None, True)
-    assert answer("migrate", "--database", database_url) == {
+    assert answer("migrate", "--database", empty_database_url) == {
         "before": first["after"],
         "after": first["after"],
         "changed": False,
     }
-    with Tallystick(database_url, auto_migrate=False) as ts:
+    with Tallystick(empty_database_url, auto_migrate=False) as ts:
         assert ts.doctor().ok
 
 

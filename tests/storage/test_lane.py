@@ -39,7 +39,7 @@ class Crafted:
     """A command of the test's own."""
 
     def __init__(self, decide: Callable[[], Any], billable: str = BILLABLE) -> None:
-        self.billable = billable
+        self.billables = (billable,)
         self._decide = decide
 
     def needs(self, workspace: Workspace) -> None:

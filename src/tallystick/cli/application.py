@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tallystick.cli.credits import cleanup_expired_credits, credits_commands
 from tallystick.cli.demo import demo
 from tallystick.cli.doctor import doctor
 from tallystick.cli.ending import Commands
@@ -24,6 +25,7 @@ from tallystick.cli.validate import validate
 __all__ = ["application"]
 
 _TRY, _SET_UP, _USE, _CUSTOMERS = "To try it", "Set up and check", "Usage and costs", "Plans and limits"
+_CREDITS = "Credits"
 
 application = typer.Typer(
     name="tallystick",
@@ -68,3 +70,5 @@ application.command(rich_help_panel=_USE)(reprice)
 application.add_typer(plans, rich_help_panel=_CUSTOMERS)
 application.add_typer(subscriptions, rich_help_panel=_CUSTOMERS)
 application.add_typer(limits, rich_help_panel=_CUSTOMERS)
+application.add_typer(credits_commands, rich_help_panel=_CREDITS)
+application.command("cleanup-expired-credits", rich_help_panel=_CREDITS)(cleanup_expired_credits)

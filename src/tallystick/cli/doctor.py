@@ -33,7 +33,8 @@ def doctor(
 ) -> int:
     """Compute every number again from the events, and report any drift.
 
-    Counters, holds, rollups, overages and costs. Changes nothing. Exit code 1 where anything differs.
+    Counters, holds, rollups, overages, costs, and the books of credits. Changes nothing. Exit code 1 where anything
+    differs.
     """
     with open_existing(database, config) as ts:
         diagnosis = ts.doctor(prices=prices)

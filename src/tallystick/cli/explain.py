@@ -26,6 +26,7 @@ _FLAGS = {
     "partial": "the stream broke off",
     "shadow": "a limit would have refused it",
     "correction": "corrects the cost of an earlier event",
+    "overdraft": "used more than the wallet had; the rest is owed",
 }
 
 
@@ -118,6 +119,7 @@ def _cost_sentences(explanation: Any) -> list[str]:
         what = f"{count(over.tokens)} tokens beyond the limit" if over.tokens else f"beyond the {over.limit_type} limit"
         rate = f" at {over.price_per_1k_tokens:f} for 1,000" if over.price_per_1k_tokens is not None else ""
         sentences.append(f"Overage      {amount(over.amount)}: {what}{rate} ({over.id})")
+    sentences += [f"Paid         {share}" for share in explanation.credits]
     for correction in explanation.corrections:
         cost = "no cost" if correction.cost is None else amount(correction.cost)
         sentences.append(f"Corrected    {cost}, recorded {correction.recorded_at:%Y-%m-%d %H:%M} UTC ({correction.id})")

@@ -29,11 +29,23 @@ _HEAD = """\
 """
 
 # Settings that are not set by default, or that name something of one's own, by example.
-_EXAMPLES = {"default_provider": '"openai"', "storage.prune_after_days": "400"}
+_EXAMPLES = {
+    "default_provider": '"openai"',
+    "storage.prune_after_days": "400",
+    "credits.overdraft_limit": '"20.00"',
+    "credits.minimum_balance": '"5.00"',
+}
 _CURRENCY_RATES = """\
 # One unit of the first currency is so many of the second. Never inverted, and never taken for 1.
 #[billing.currency_rates]
 #usd_eur = "0.92"
+"""
+_REASONS = """\
+# What a reason of a grant means: its kind (paid or promotional), and what holds where a grant does not say.
+#[credits.reasons.referral]
+#kind = "promotional"
+#priority = 10
+#expires_after_days = 90
 """
 _PROVIDERS = """\
 # Prices of your own, in place of the catalogue's. A name with a dot is quoted: models."gpt-4.1".
@@ -86,7 +98,7 @@ def settings_file(database: str | None) -> str:
     """Return the text of a settings file in which nothing but the database, if one is given, is in force."""
     from tallystick.settings import known_settings
 
-    return "\n".join([_HEAD, *_lines(known_settings(), database), "", _CURRENCY_RATES, _PROVIDERS])
+    return "\n".join([_HEAD, *_lines(known_settings(), database), "", _CURRENCY_RATES, _REASONS, _PROVIDERS])
 
 
 def _lines(settings: Sequence[SettingKey], database: str | None) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from tallystick.money import Money
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["money", "plan_as_json", "plans"]
+__all__ = ["features_in_words", "money", "plan_as_json", "plans"]
 
 plans = typer.Typer(name="plans", help="Plans: list them, create one.")
 
@@ -53,6 +54,14 @@ def create_plan(
     billing_cycle: Annotated[
         Literal["monthly", "quarterly", "yearly", "lifetime"], typer.Option(help="How often the price is due.")
     ] = "monthly",
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FEATURE",
+            help="What the plan has of a feature, once for each: api-calls=1000/daily, exports=50 (monthly), "
+            "reports=unlimited, or sso for one that is not counted.",
+        ),
+    ] = None,
     database: Database = None,
     config: Config = None,
     as_json: AsJson = False,
@@ -70,6 +79,7 @@ def create_plan(
             trial_days=trial_days,
             price=money(price, currency, field="price"),
             billing_cycle=billing_cycle,
+            features=_features(feature or []),
         )
     if as_json:
         print_json(plan_as_json(plan.current))
@@ -113,14 +123,57 @@ def plan_as_json(version: Any) -> dict[str, object]:
         "price": version.price,
         "billing_cycle": version.billing_cycle,
         "published_at": version.published_at,
+        "features": [
+            {
+                "slug": feature.slug,
+                "name": feature.name,
+                "is_consumable": feature.is_consumable,
+                "value": feature.value,
+                "is_unlimited": feature.is_unlimited,
+                "reset": feature.reset,
+                "display_value": feature.display_value,
+                "is_hidden": feature.is_hidden,
+                "sort_order": feature.sort_order,
+            }
+            for feature in version.features.values()
+        ],
     }
+
+
+def features_in_words(version: Any) -> list[str]:
+    """Return what a version of a plan has of each feature, such as "api-calls 1,000 daily"."""
+    return [_feature_in_words(feature) for feature in version.features.values()]
+
+
+def _feature_in_words(feature: Any) -> str:
+    said = feature.slug
+    if feature.is_consumable:
+        reset = "once" if feature.reset == "never" else feature.reset
+        said += " unlimited" if feature.is_unlimited else f" {count(feature.value)} {reset}"
+    if feature.display_value is not None:
+        said += f" ({feature.display_value})"
+    return f"{said}, hidden" if feature.is_hidden else said
+
+
+def _features(given: Sequence[str]) -> dict[str, object]:
+    """Read what `--feature` says: a slug, or a slug and a value, or a slug, a value and a reset period."""
+    features: dict[str, object] = {}
+    for text in given:
+        slug, has_value, rest = (part.strip() for part in text.partition("="))
+        value, has_reset, reset = (part.strip() for part in rest.partition("/"))
+        if slug in features:
+            raise InvalidInput("feature", text, "Give each feature once.")
+        features[slug] = ({"value": value, "reset": reset} if has_reset else {"value": value}) if has_value else True
+    return features
 
 
 def _show(out: Console, found: list[Any], default_behavior: str) -> None:
     if not found:
         out.print("There are no plans yet. Create one: tallystick plans create pro --monthly-token-limit 1000000")
         return
-    shown = table("Plan", "Tokens", "Cost", "Past the limit", "Price", right=("Tokens", "Cost"))
+    columns = ["Plan", "Tokens", "Cost", "Past the limit", "Price"]
+    with_features = any(plan.current.features for plan in found)
+    shown = table(*columns, *(["Features"] if with_features else []), right=("Tokens", "Cost"))
     for plan in found:
         version = plan.current
         shown.add_row(
@@ -129,6 +182,7 @@ def _show(out: Console, found: list[Any], default_behavior: str) -> None:
             "unlimited" if version.monthly_cost_limit is None else amount(version.monthly_cost_limit),
             _past_limit(version, default_behavior),
             _price(version),
+            *(["\n".join(features_in_words(version)) or "–"] if with_features else []),
         )
     out.print(shown)
 

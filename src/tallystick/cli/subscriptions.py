@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tallystick.cli.instants import instant, zone_named
 from tallystick.cli.options import AsJson, Config, Database, open_any, open_existing
 from tallystick.cli.output import console, print_json
-from tallystick.cli.plans import plan_as_json
+from tallystick.cli.plans import features_in_words, plan_as_json
 from tallystick.errors import NotFound
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ def create_subscription(
     trial_ends_at: Annotated[
         str | None, typer.Option(metavar="TIME", help="When the trial ends; otherwise after the plan's trial days.")
     ] = None,
+    billing_mode: Annotated[
+        Literal["plan", "credits"],
+        typer.Option(help="Count use against the plan's limits, or take it from the wallet."),
+    ] = "plan",
     pending: Annotated[bool, typer.Option("--pending", help="Not in force until it is activated.")] = False,
     database: Database = None,
     config: Config = None,
@@ -45,6 +49,7 @@ def create_subscription(
         created = ts.subscriptions.create(
             billable,
             plan,
+            billing_mode=billing_mode,
             started_at=None if started_at is None else instant(started_at, zone, field="started_at"),
             trial_ends_at=None if trial_ends_at is None else instant(trial_ends_at, zone, field="trial_ends_at"),
             pending=pending,
@@ -113,7 +118,8 @@ def _as_json(subscription: Any, status: str) -> dict[str, object]:
 
 def _show(out: Console, subscription: Any, status: str, zone: str) -> None:
     plan = subscription.plan
-    out.print(f"{subscription.billable}: {plan.slug}, version {plan.version}, {status}", style="bold")
+    paid = ", paid from credits" if subscription.billing_mode == "credits" else ""
+    out.print(f"{subscription.billable}: {plan.slug}, version {plan.version}, {status}{paid}", style="bold")
     dates = {
         "started": subscription.started_at,
         "trial ends": subscription.trial_ends_at,
@@ -124,3 +130,5 @@ def _show(out: Console, subscription: Any, status: str, zone: str) -> None:
     for name, at in dates.items():
         if at is not None:
             out.print(f"  {name:<15} {at.astimezone(zone_named(zone)):%Y-%m-%d %H:%M} {zone}")
+    for number, feature in enumerate(features_in_words(plan)):
+        out.print(f"  {'' if number else 'features':<15} {feature}")

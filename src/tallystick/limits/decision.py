@@ -9,13 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tallystick.money import NANOS, Money, round_half_even
 from tallystick.period import MAX_MICROS, from_micros
 from tallystick.plans.terms import InForce, OverageBehavior
 
-__all__ = ["Admission", "LimitCheck", "Overage", "Refusal", "Standing", "admit", "check", "overage"]
+if TYPE_CHECKING:
+    from tallystick.credits.account import WalletStanding
+
+__all__ = ["Admission", "LimitCheck", "Overage", "Refusal", "Standing", "admit", "check", "check_wallet", "overage"]
 
 
 class Standing(NamedTuple):
@@ -196,6 +199,47 @@ def check(
         plan=in_force.plan,
         period_start=from_micros(in_force.period_start) if in_force.period_end < MAX_MICROS else None,
         resets_at=resets_at(in_force),
+    )
+
+
+def check_wallet(
+    billable: str,
+    in_force: InForce,
+    wallet: WalletStanding,
+    *,
+    cost: int = 0,
+    reason: str | None = None,
+    is_enforced: bool = True,
+) -> LimitCheck:
+    """Say how the wallet that pays stands: its floor is the limit. `remaining_cost` is what a new hold could take.
+
+    `cost` is what is asked about, in nanos of the wallet's currency.
+    """
+    left = None if wallet.room is None else max(0, wallet.available + wallet.room)
+    is_reached = left is not None and left <= 0
+    is_short = left is not None and left < max(cost, 1)
+    if reason is None and is_short:
+        has, needed = (Money.from_nanos(nanos, wallet.currency) for nanos in (wallet.available, max(cost, 1)))
+        reason = f"Wallet {billable} has {has} available; {needed} needed. Top up."
+    return LimitCheck(
+        billable=billable,
+        allowed=reason is None or not is_enforced,
+        approaching=is_reached,
+        limit_reached=is_reached,
+        hard_limit_reached=is_reached,
+        remaining_tokens=None,
+        remaining_cost=None if left is None else Money.from_nanos(left, wallet.currency),
+        usage_percentage=100.0 if is_reached else 0.0,
+        reason=reason,
+        token_limit=None,
+        tokens_used=0,
+        tokens_held=0,
+        cost_limit=None,
+        cost_used=Money.from_nanos(0, wallet.currency),
+        cost_held=Money.from_nanos(0, wallet.currency),
+        plan=in_force.plan,
+        period_start=from_micros(in_force.period_start) if in_force.period_end < MAX_MICROS else None,
+        resets_at=None,
     )
 
 

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
+from tallystick.credits.account import CreditKey, WalletStanding
+from tallystick.credits.charges import wallet_standing
+from tallystick.credits.listing import paying_unit
+from tallystick.credits.posting import Purpose
+from tallystick.credits.snapshot import read_snapshot
+from tallystick.credits.standing import read_workspace, usable
 from tallystick.errors import CurrencyMismatch, InvalidInput, NotFound
 from tallystick.identity import billable_reference, new_id
-from tallystick.limits.decision import LimitCheck, check
+from tallystick.limits.decision import LimitCheck, check, check_wallet
 from tallystick.money import Money
 from tallystick.period import from_micros
 from tallystick.plans.loading import journal_change
-from tallystick.plans.terms import LimitOverride
+from tallystick.plans.terms import BillingMode, InForce, LimitOverride, Terms
 from tallystick.storage import tables
 
 if TYPE_CHECKING:
@@ -31,6 +37,9 @@ class Limits:
     def check(self, billable: object, *, tokens: int = 0, cost: Money | None = None) -> LimitCheck:
         """Say whether so many tokens, or such a cost, would be admitted now. Nothing is held and nothing refused.
 
+        Where a wallet pays (a subscription in credits mode), it is asked instead: `remaining_cost` is what is left of
+        it, and tokens are not limited.
+
         With `require_subscription`, a billable without a subscription in force is not allowed.
 
         Raises:
@@ -42,11 +51,14 @@ class Limits:
             raise InvalidInput("tokens", tokens, "Give a whole number, zero or more.")
         if cost is not None and cost.nanos < 0:
             raise InvalidInput("cost", str(cost), "Give an amount of zero or more.")
-        in_force = engine.terms(reference).at(engine.now())
-        nanos = 0 if cost is None else cost.convert(in_force.currency, engine.currency_rates).nanos
+        terms = engine.terms(reference)
+        in_force = terms.at(engine.now())
         reason = None
         if engine.settings.require_subscription and in_force.subscription_id is None:
             reason = f"{reference} has no subscription in force."
+        if in_force.billing_mode is BillingMode.CREDITS:
+            return self._check_wallet(terms, in_force, cost, reason)
+        nanos = 0 if cost is None else cost.convert(in_force.currency, engine.currency_rates).nanos
         return check(
             reference,
             in_force,
@@ -57,6 +69,29 @@ class Limits:
             is_enforced=engine.settings.enforcement == "on",
             reason=reason,
         )
+
+    def _check_wallet(self, terms: Terms, in_force: InForce, cost: Money | None, reason: str | None) -> LimitCheck:
+        """Ask the wallet that pays, as a hold of the plan's currency would."""
+        engine = self._engine
+        at = engine.now()
+
+        def look(connection: Connection) -> WalletStanding:
+            unit = paying_unit(connection, terms.billable, in_force.currency)
+            workspace = read_workspace(engine, connection, terms, at, unit)
+            key = CreditKey(terms.billable, unit)
+            account = workspace.credits.get(key)
+            if account is None:
+                return WalletStanding(unit, 0, 0, 0)
+            found = wallet_standing(workspace, account)
+            if account.overdraft:
+                return found
+            free = usable(workspace, key, Purpose(at, subscription_id=in_force.subscription_id))
+            return found._replace(available=free)
+
+        wallet = read_snapshot(engine, look)
+        nanos = 0 if cost is None else cost.convert(wallet.currency, engine.currency_rates).nanos
+        is_enforced = engine.settings.enforcement == "on"
+        return check_wallet(terms.billable, in_force, wallet, cost=nanos, reason=reason, is_enforced=is_enforced)
 
     def override(
         self,

@@ -31,13 +31,14 @@ from tallystick.errors import (
 )
 from tallystick.events import ProviderCallFailed
 from tallystick.identity import new_id
-from tallystick.metering.commands import CloseHold, InProgress, Placed, PlaceHold, Recorded, Replayed, SettleHold
+from tallystick.metering.commands import CloseHold, InProgress, Placed, PlaceHold, Replayed, SettleHold
 from tallystick.metering.flow import Ask, Flow, Pause, Read
+from tallystick.metering.recording import Recorded
 from tallystick.metering.response import MeteredResponse, Settlement
-from tallystick.metering.usage_event import QUANTITY_SCALE
 from tallystick.money import Money
 from tallystick.period import from_micros
 from tallystick.providers.usage import ProviderUsage
+from tallystick.quantity import MILLIONTHS
 from tallystick.storage.workspace import HoldRow
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class CallContext:
     metadata: str | None
     idempotency_key: str | None
     manual_usage: ProviderUsage | None
-    quantity: int = QUANTITY_SCALE
+    quantity: int = MILLIONTHS
 
     def fingerprint(self) -> str | None:
         """Return the input that a replay of the idempotency key has to repeat, as JSON."""
@@ -105,7 +106,7 @@ class CallContext:
             "user": self.user_id,
             "tenant": self.tenant_id,
         }
-        if self.quantity != QUANTITY_SCALE:
+        if self.quantity != MILLIONTHS:
             fields["quantity_millionths"] = self.quantity
         if self.manual_usage is not None:
             fields["usage"] = self.manual_usage.to_dict()
@@ -201,6 +202,8 @@ def begin(
             refuses_unpriced=settings.on_unknown_price == "refuse",
             idempotency_key=context.idempotency_key,
             fingerprint=context.fingerprint(),
+            billing_mode=context.billing_mode,
+            quantity=context.quantity,
         )
         placed = yield from _place(command)
         if isinstance(placed, Placed):

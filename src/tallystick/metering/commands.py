@@ -1,7 +1,7 @@
 """The commands of metering: place a hold, settle it, void it, record use. Each decides over the lane's workspace.
 
-Deciding is left to the pure functions of `tallystick.limits`; a command gathers what they need and writes down what
-follows. Everything that belongs to one use (event, counters, rollups, overage, key) is written by one command.
+Deciding is left to the pure functions of `tallystick.limits` and `tallystick.credits`; a command gathers what they need
+and writes down what follows. Everything that belongs to one use is written by `recording`.
 
 Commands and their answers are made several times a call. They are not frozen: a frozen dataclass takes three times as
 long to make. Nobody changes them.
@@ -9,27 +9,49 @@ long to make. Nobody changes them.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 
+from tallystick.credits.charges import (
+    Exchange,
+    Reservation,
+    exchange_for,
+    no_allowance,
+    open_account,
+    paying_account,
+    reserve_feature,
+    reserve_wallet,
+)
+from tallystick.credits.posting import Purpose, pin
 from tallystick.errors import (
+    Conflict,
     CurrencyMismatch,
     HoldNotOpen,
-    IdempotencyConflict,
+    InvalidInput,
     LimitExceeded,
     NotFound,
     SubscriptionRequired,
+    TallystickError,
     UnknownPrice,
 )
-from tallystick.identity import new_id
 from tallystick.limits.counters import Claim
-from tallystick.limits.decision import Admission, Overage, Refusal, Standing, admit, overage, refusal_message, resets_at
-from tallystick.money import CurrencyRates, Money, ceil_div, round_half_even
-from tallystick.plans.terms import InForce, Terms
-from tallystick.pricing.cost import Cost
-from tallystick.storage.database import claims_text
-from tallystick.storage.workspace import Counter, HoldRow, KeyRow, MoreNeeded, Workspace
+from tallystick.limits.decision import Refusal, admit, refusal_message, resets_at
+from tallystick.limits.holds import expire_hold, expire_released, lapsed_give_way, let_go, require_claims
+from tallystick.limits.keys import idempotency_conflict
+from tallystick.metering.recording import (
+    Recorded,
+    UsageFacts,
+    billing_mode,
+    draft,
+    record,
+    standing,
+    want_facts,
+    want_use,
+)
+from tallystick.money import CurrencyRates, Money, ceil_div
+from tallystick.plans.terms import BillingMode, InForce
+from tallystick.quantity import MILLIONTHS
+from tallystick.storage.database import claims_text, pins_text
+from tallystick.storage.workspace import HoldRow, KeyRow, MoreNeeded, Workspace
 
 __all__ = [
     "CloseHold",
@@ -37,47 +59,14 @@ __all__ = [
     "PlaceHold",
     "Placed",
     "RecordUsage",
-    "Recorded",
     "Replayed",
     "SettleHold",
-    "UsageFacts",
+    "UseFeature",
     "Voided",
+    "earlier_use",
 ]
 
-
-@dataclass(slots=True)
-class UsageFacts:
-    """What happened, complete before the lane sees it. Costs are (input, output, total) in nanos of `currency`.
-
-    `quantity` is in millionths; instants are µs. `costs` is None where no price was known.
-    """
-
-    event_id: str
-    billable: str
-    user_id: str | None
-    tenant_id: str | None
-    provider: str
-    model: str
-    feature: str
-    resource_type: str
-    quantity: int
-    input_tokens: int
-    output_tokens: int
-    usage: str | None
-    costs: tuple[int, int, int] | None
-    currency: str
-    price: str | None
-    flags: tuple[str, ...]
-    metadata: str | None
-    occurred_at: int
-    recorded_at: int
-    hour_start: int
-    day_start: int
-    billing_mode: str | None = None
-    idempotency_key: str | None = None
-    fingerprint: str | None = None
-    corrects_event_id: str | None = None
-    prices_unpriced: bool = False
+_CREDITS = BillingMode.CREDITS.value
 
 
 @dataclass(slots=True)
@@ -105,18 +94,6 @@ class InProgress:
 
 
 @dataclass(slots=True)
-class Recorded:
-    """A use was recorded: its row, and how the account stands before and after it."""
-
-    row: tuple[object, ...]
-    in_force: InForce
-    before: Standing
-    after: Standing
-    overage: Overage | None
-    overage_id: str | None
-
-
-@dataclass(slots=True)
 class Voided:
     """A hold was closed without use."""
 
@@ -124,10 +101,21 @@ class Voided:
 
 
 @dataclass(slots=True)
-class PlaceHold:
-    """Reserve an estimate against every limit of the billable, or nothing.
+class _Decision:
+    """What a hold would take of everything that applies, or the refusal of the first that has no room."""
 
-    `cost` is the estimate in nanos of `cost_currency`, None where no price is known.
+    claims: tuple[Claim, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
+    refusal: TallystickError | None = None
+
+
+@dataclass(slots=True)
+class PlaceHold:
+    """Reserve an estimate of everything that limits a call, or nothing: the plan's limits or the wallet that pays, and
+    the feature that is used.
+
+    `cost` is the estimate in nanos of `cost_currency`, None where no price is known. `quantity` (millionths) is how
+    much the call uses of its feature.
     """
 
     hold_id: str
@@ -151,54 +139,111 @@ class PlaceHold:
     refuses_unpriced: bool = True
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    billing_mode: str | None = None
+    quantity: int = MILLIONTHS
+
+    @property
+    def billables(self) -> tuple[str, ...]:
+        return (self.billable,)
 
     def needs(self, workspace: Workspace) -> None:
-        in_force = workspace.terms[self.billable].at(self.at)
-        _want_counters(workspace, in_force)
+        want_use(
+            workspace,
+            workspace.terms[self.billable],
+            self.at,
+            mode=self.billing_mode,
+            feature=self.feature,
+            user_id=self.user_id,
+        )
         if self.idempotency_key is not None:
             workspace.want_key(self.billable, self.idempotency_key)
 
     def decide(self, workspace: Workspace) -> Placed | Replayed | InProgress:
         if self.idempotency_key is not None:
-            earlier = _earlier_use(workspace, self.billable, self.idempotency_key, self.fingerprint, self.at)
+            earlier = earlier_use(workspace, self.billable, self.idempotency_key, self.fingerprint, self.at)
             if earlier is not None:
                 return earlier
         in_force = workspace.terms[self.billable].at(self.at)
+        mode = billing_mode(self.billing_mode, in_force)
         if self.is_enforced:
-            self._check_terms(in_force)
-        cost = self._cost_in(in_force)
-        admission = self._admitted(in_force, _standing(workspace, in_force), cost)
-        if admission.refusal is not None and self._lapsed_give_way(workspace):
-            admission = self._admitted(in_force, _standing(workspace, in_force), cost)
+            self._check_terms(in_force, mode)
+        decision = self._decided(workspace, in_force, mode)
+        if decision.refusal is not None and lapsed_give_way(workspace, self.billable, self.at):
+            decision = self._decided(workspace, in_force, mode)
         would_refuse: str | None = None
-        if admission.refusal is not None:
+        if decision.refusal is not None:
             if self.is_enforced:
-                raise _limit_exceeded(self.billable, in_force, admission.refusal)
-            would_refuse = refusal_message(self.billable, in_force, admission.refusal)
-            admission = Admission(self.tokens, cost)
-        hold = self._hold(in_force, admission)
+                raise decision.refusal
+            would_refuse = decision.refusal.message
+            decision = self._decided(workspace, in_force, mode, is_forced=True)
+        hold = self._hold(decision)
         workspace.place_hold(hold, self._row(hold))
         if self.idempotency_key is not None:
             claimed = KeyRow(self.fingerprint or "", hold.id, None, None)
             workspace.set_key(self.billable, self.idempotency_key, claimed, at=self.at)
         return Placed(hold, in_force, would_refuse if self.is_shadow else None)
 
-    def _check_terms(self, in_force: InForce) -> None:
+    def _check_terms(self, in_force: InForce, mode: str) -> None:
         if self.subscription_required and in_force.subscription_id is None:
             raise SubscriptionRequired(self.billable)
-        if self.cost is None and in_force.cost_limit is not None and self.refuses_unpriced:
-            # Without a price the cost limit cannot be kept.
+        needs_price = mode == _CREDITS or in_force.cost_limit is not None
+        if self.cost is None and needs_price and self.refuses_unpriced:
+            # Without a price neither a cost limit nor a wallet's floor can be kept.
             raise UnknownPrice(self.provider, self.model or None)
 
-    def _admitted(self, in_force: InForce, standing: Standing, cost: int) -> Admission:
-        return admit(
-            in_force,
-            standing,
-            tokens=self.tokens,
-            tokens_explicit=self.tokens_explicit,
-            cost=cost,
-            cost_explicit=self.cost_explicit,
+    def _decided(self, workspace: Workspace, in_force: InForce, mode: str, *, is_forced: bool = False) -> _Decision:
+        if mode == _CREDITS:
+            decision = self._of_wallet(workspace, in_force, is_forced=is_forced)
+        else:
+            decision = self._of_plan(workspace, in_force, is_forced=is_forced)
+        if decision.refusal is not None or not self.feature:
+            return decision
+        listed = in_force.features.get(self.feature)
+        if listed is None or not listed.is_consumable or not self.quantity:
+            return decision
+        purpose = Purpose(self.at, self.feature, in_force.subscription_id)
+        reserved = reserve_feature(workspace, self.billable, listed, self.quantity, purpose, is_forced=is_forced)
+        return _Decision(decision.claims + reserved.claims, (*decision.reservations, reserved), reserved.refusal)
+
+    def _of_plan(self, workspace: Workspace, in_force: InForce, *, is_forced: bool) -> _Decision:
+        tokens, cost = self.tokens, self._cost_in(in_force)
+        if not is_forced:
+            admission = admit(
+                in_force,
+                standing(workspace, in_force),
+                tokens=tokens,
+                tokens_explicit=self.tokens_explicit,
+                cost=cost,
+                cost_explicit=self.cost_explicit,
+            )
+            if admission.refusal is not None:
+                return _Decision(refusal=_limit_exceeded(self.billable, in_force, admission.refusal))
+            tokens, cost = admission.tokens, admission.cost
+        claims: tuple[Claim, ...] = (Claim(in_force.tokens_counter, tokens),)
+        if in_force.cost_limit is not None and cost:
+            claims += (Claim(in_force.cost_counter, cost),)
+        return _Decision(claims)
+
+    def _of_wallet(self, workspace: Workspace, in_force: InForce, *, is_forced: bool) -> _Decision:
+        account = paying_account(workspace, self.billable, in_force.currency, self.at)
+        cost = self._cost_in(in_force)
+        exchange: Exchange
+        try:
+            exchange = exchange_for(account, in_force.currency, self.rates)
+        except CurrencyMismatch:
+            if self.is_enforced:
+                raise
+            return _Decision()
+        reserved = reserve_wallet(
+            workspace,
+            account,
+            exchange.nanos_up(cost),
+            Purpose(self.at, self.feature, in_force.subscription_id),
+            is_explicit=self.cost_explicit,
+            member=self.user_id,
+            is_forced=is_forced,
         )
+        return _Decision(reserved.claims, (reserved,), reserved.refusal)
 
     def _cost_in(self, in_force: InForce) -> int:
         """Return the cost estimate in the account's currency, rounded up; 0 where none can be made or is needed."""
@@ -211,29 +256,21 @@ class PlaceHold:
                 raise
             return 0
 
-    def _lapsed_give_way(self, workspace: Workspace) -> bool:
-        """Expire this billable's lapsed holds: one that ran out must not refuse a new call. Says whether any did."""
-        if self.billable not in workspace.lapsed:
-            workspace.want_lapsed(self.billable, self.at)
-            raise MoreNeeded
-        lapsed = [hold for hold in workspace.lapsed[self.billable] if hold.status == "open"]
-        for hold in lapsed:
-            _require_counters(workspace, hold)
-        for hold in lapsed:
-            _expire(workspace, hold, self.at)
-        return bool(lapsed)
-
-    def _hold(self, in_force: InForce, admission: Admission) -> HoldRow:
-        claims: tuple[Claim, ...] = (Claim(in_force.tokens_counter, admission.tokens),)
-        if in_force.cost_limit is not None and admission.cost:
-            claims += (Claim(in_force.cost_counter, admission.cost),)
+    def _hold(self, decision: _Decision) -> HoldRow:
+        pins = tuple(
+            pinned
+            for reserved in decision.reservations
+            if reserved.account is not None and (reserved.takes or reserved.overdraft)
+            for pinned in pin(open_account(reserved.account), reserved.takes, reserved.overdraft)
+        )
         return HoldRow(
             id=self.hold_id,
             billable=self.billable,
             status="open",
-            claims=claims,
+            claims=decision.claims,
             expires_at=self.expires_at,
             idempotency_key=self.idempotency_key,
+            pins=pins,
         )
 
     def _row(self, hold: HoldRow) -> tuple[object, ...]:
@@ -242,6 +279,7 @@ class PlaceHold:
             hold.billable,
             "open",
             claims_text(hold.claims),
+            pins_text(hold.pins),
             self.provider,
             self.model,
             self.feature,
@@ -266,35 +304,34 @@ class SettleHold:
     decided: Recorded | None = field(default=None, init=False, compare=False)
 
     @property
-    def billable(self) -> str:
-        return self.hold.billable
+    def billables(self) -> tuple[str, ...]:
+        return (self.hold.billable,)
 
     def needs(self, workspace: Workspace) -> None:
-        workspace.want_hold(self.hold.id)
-        for claim in self.hold.claims:
-            workspace.want_counter(claim.key)
-        if self.facts.idempotency_key is not None:
-            workspace.want_key(self.hold.billable, self.facts.idempotency_key)
-        in_force = workspace.terms[self.hold.billable].at(self.facts.occurred_at)
-        _want_counters(workspace, in_force)
+        _want_hold(workspace, self.hold)
+        want_facts(workspace, self.facts)
 
     def decide(self, workspace: Workspace) -> Recorded | Replayed:
-        hold = workspace.holds.get(self.hold.id)
+        hold, facts = workspace.holds.get(self.hold.id), self.facts
         if hold is None:
             # Its row was erased meanwhile; the use is a fact. The row comes back, so that it is recorded once.
+            drafted = draft(workspace, facts, self.rates, flags=("late",))
             self._put_back(workspace)
-            self.decided = _record(workspace, self.facts, self.rates, hold_id=self.hold.id, flags=("late",))
+            self.decided = record(workspace, facts, drafted, hold_id=self.hold.id)
             return self.decided
         if hold.status == "settled" and hold.event_id is not None:
             return Replayed(hold.event_id, None)
         flags: tuple[str, ...] = ()
         if hold.status == "open":
-            _require_counters(workspace, hold)
+            require_claims(workspace, hold, facts.recorded_at)
         else:
             # Its amounts were already given back; the use is recorded all the same, and once.
             flags = ("late",)
-        workspace.close_hold(hold, status="settled", at=self.facts.recorded_at, event_id=self.facts.event_id)
-        self.decided = _record(workspace, self.facts, self.rates, hold_id=hold.id, flags=flags)
+        drafted = draft(workspace, facts, self.rates, flags=flags, hold=hold)
+        let_go(workspace, hold, status="settled", at=facts.recorded_at, event_id=facts.event_id)
+        self.decided = record(workspace, facts, drafted, hold_id=hold.id)
+        if hold.pins:
+            expire_released(workspace, hold, facts.recorded_at)
         return self.decided
 
     def _put_back(self, workspace: Workspace) -> None:
@@ -306,6 +343,7 @@ class SettleHold:
                 hold.billable,
                 "settled",
                 claims_text(hold.claims),
+                pins_text(hold.pins),
                 facts.provider,
                 facts.model,
                 facts.feature,
@@ -329,13 +367,11 @@ class CloseHold:
     status: str = "voided"
 
     @property
-    def billable(self) -> str:
-        return self.hold.billable
+    def billables(self) -> tuple[str, ...]:
+        return (self.hold.billable,)
 
     def needs(self, workspace: Workspace) -> None:
-        workspace.want_hold(self.hold.id)
-        for claim in self.hold.claims:
-            workspace.want_counter(claim.key)
+        _want_hold(workspace, self.hold)
 
     def decide(self, workspace: Workspace) -> Voided | None:
         """Close the hold. Returns None where it was closed in this way before, or is not yet due to expire."""
@@ -345,15 +381,17 @@ class CloseHold:
         if self.status == "expired":
             if hold.status != "open" or hold.expires_at > self.at:
                 return None
-            _require_counters(workspace, hold)
-            _expire(workspace, hold, self.at)
+            require_claims(workspace, hold, self.at)
+            expire_hold(workspace, hold, self.at)
             return Voided(hold.id)
         if hold.status == "settled":
             raise HoldNotOpen(hold.id, hold.status)
         if hold.status != "open":
             return None
-        _require_counters(workspace, hold)
-        workspace.close_hold(hold, status="voided", at=self.at)
+        require_claims(workspace, hold, self.at)
+        let_go(workspace, hold, status="voided", at=self.at)
+        if hold.pins:
+            expire_released(workspace, hold, self.at)
         workspace.free_key(hold)
         return Voided(hold.id)
 
@@ -366,49 +404,92 @@ class RecordUsage:
     rates: CurrencyRates
 
     @property
-    def billable(self) -> str:
-        return self.facts.billable
+    def billables(self) -> tuple[str, ...]:
+        return (self.facts.billable,)
 
     def needs(self, workspace: Workspace) -> None:
-        facts = self.facts
-        _want_counters(workspace, workspace.terms[facts.billable].at(facts.occurred_at))
-        if facts.idempotency_key is not None:
-            workspace.want_key(facts.billable, facts.idempotency_key)
+        want_facts(workspace, self.facts)
 
     def decide(self, workspace: Workspace) -> Recorded | Replayed | InProgress:
         facts = self.facts
         if facts.idempotency_key is not None:
-            earlier = _earlier_use(
+            earlier = earlier_use(
                 workspace, facts.billable, facts.idempotency_key, facts.fingerprint, facts.recorded_at
             )
             if earlier is not None:
                 return earlier
-        return _record(workspace, facts, self.rates, hold_id=None, flags=())
+        return record(workspace, facts, draft(workspace, facts, self.rates), hold_id=None)
+
+
+@dataclass(slots=True)
+class UseFeature:
+    """Use a consumable feature: ask the plan's allowance and the extra credits, and record the use, in one step.
+
+    `subscription_id` demands that this subscription is in force. Where limits are not enforced, the use is recorded
+    also past the allowance; in shadow mode it is flagged.
+    """
+
+    facts: UsageFacts
+    rates: CurrencyRates
+    uses_credits: bool = True
+    subscription_id: str | None = None
+    is_enforced: bool = True
+    is_shadow: bool = False
+
+    @property
+    def billables(self) -> tuple[str, ...]:
+        return (self.facts.billable,)
+
+    def needs(self, workspace: Workspace) -> None:
+        want_facts(workspace, self.facts)
+
+    def decide(self, workspace: Workspace) -> Recorded | Replayed | InProgress:
+        facts = self.facts
+        if facts.idempotency_key is not None:
+            earlier = earlier_use(
+                workspace, facts.billable, facts.idempotency_key, facts.fingerprint, facts.recorded_at
+            )
+            if earlier is not None:
+                return earlier
+        in_force = workspace.terms[facts.billable].at(facts.occurred_at)
+        if self.subscription_id is not None and in_force.subscription_id != self.subscription_id:
+            raise Conflict(f"Subscription {self.subscription_id} of {facts.billable} is not in force.")
+        feature = in_force.features.get(facts.feature) or no_allowance(facts.feature)
+        if not feature.is_consumable:
+            raise InvalidInput("feature", facts.feature, "It is not consumable: there is nothing to use up.")
+        purpose = Purpose(facts.occurred_at, facts.feature, in_force.subscription_id)
+        refusal = self._refusal(workspace, purpose)
+        if refusal is not None and lapsed_give_way(workspace, facts.billable, facts.recorded_at):
+            refusal = self._refusal(workspace, purpose)
+        if refusal is not None and self.is_enforced:
+            raise refusal
+        flags = ("shadow",) if refusal is not None and self.is_shadow else ()
+        drafted = draft(workspace, facts, self.rates, flags=flags, feature=feature, uses_credits=self.uses_credits)
+        return record(workspace, facts, drafted, hold_id=None)
+
+    def _refusal(self, workspace: Workspace, purpose: Purpose) -> TallystickError | None:
+        facts = self.facts
+        in_force = workspace.terms[facts.billable].at(facts.occurred_at)
+        feature = in_force.features.get(facts.feature) or no_allowance(facts.feature)
+        return reserve_feature(
+            workspace, facts.billable, feature, facts.quantity, purpose, uses_credits=self.uses_credits
+        ).refusal
 
 
 # -- shared by the commands -------------------------------------------------------------------------------------------
 
 
-def _want_counters(workspace: Workspace, in_force: InForce) -> None:
-    workspace.want_counter(in_force.tokens_counter)
-    workspace.want_counter(in_force.cost_counter)
+def _want_hold(workspace: Workspace, hold: HoldRow) -> None:
+    """Ask for a hold and for what its caller knows that it claims and pins."""
+    workspace.want_hold(hold.id)
+    for claim in hold.claims:
+        workspace.want_counter(claim.key)
+    if hold.pins:
+        for pinned in hold.pins:
+            workspace.want_credit(pinned.key(hold.billable))
 
 
-def _standing(workspace: Workspace, in_force: InForce) -> Standing:
-    tokens, cost = workspace.counter(in_force.tokens_counter), workspace.counter(in_force.cost_counter)
-    return Standing(tokens.used, tokens.held, cost.used, cost.held)
-
-
-def _require_counters(workspace: Workspace, hold: HoldRow) -> None:
-    """Make sure that what the hold claims of is loaded; the caller of a command may not have known its claims."""
-    missing = [claim.key for claim in hold.claims if claim.key not in workspace.counters]
-    if missing:
-        for key in missing:
-            workspace.want_counter(key)
-        raise MoreNeeded
-
-
-def _earlier_use(
+def earlier_use(
     workspace: Workspace, billable: str, key: str, fingerprint: str | None, at: int
 ) -> Replayed | InProgress | None:
     """Return what the key stands for already; None where it is free, or its holder's time ran out."""
@@ -416,7 +497,7 @@ def _earlier_use(
     if row is None:
         return None
     if row.fingerprint != fingerprint:
-        raise _idempotency_conflict(key, row.fingerprint, fingerprint or "{}")
+        raise idempotency_conflict(key, row.fingerprint, fingerprint or "{}")
     if row.event_id is not None:
         return Replayed(row.event_id, row.outcome)
     hold_id = row.hold_id or ""
@@ -430,22 +511,9 @@ def _earlier_use(
     if hold.status == "open" and hold.expires_at > at:
         return InProgress(hold_id)
     if hold.status == "open":
-        _require_counters(workspace, hold)
-        _expire(workspace, hold, at)
+        require_claims(workspace, hold, at)
+        expire_hold(workspace, hold, at)
     return None
-
-
-def _idempotency_conflict(key: str, first: str, second: str) -> IdempotencyConflict:
-    before, now = json.loads(first or "{}"), json.loads(second)
-    fields = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    field = fields[0] if fields else "input"
-    return IdempotencyConflict(key, field, before.get(field), now.get(field))
-
-
-def _expire(workspace: Workspace, hold: HoldRow, at: int) -> None:
-    workspace.close_hold(hold, status="expired", at=at)
-    workspace.expired.append(hold)
-    workspace.free_key(hold)
 
 
 def _limit_exceeded(billable: str, in_force: InForce, refusal: Refusal) -> LimitExceeded:
@@ -470,185 +538,3 @@ def _converted_up(nanos: int, source: str, target: str, rates: CurrencyRates) ->
         return nanos
     numerator, denominator = rates.rate(source, target).as_integer_ratio()
     return ceil_div(nanos * numerator, denominator)
-
-
-def _converted(costs: tuple[int, int, int], rate: Fraction) -> tuple[int, int, int]:
-    """Convert (input, output, total). Total and output are rounded, once; the input is what remains."""
-    total = round_half_even(costs[2] * rate.numerator, rate.denominator)
-    output = round_half_even(costs[1] * rate.numerator, rate.denominator)
-    return total - output, output, total
-
-
-def _record(
-    workspace: Workspace, facts: UsageFacts, rates: CurrencyRates, *, hold_id: str | None, flags: tuple[str, ...]
-) -> Recorded:
-    """Write one use down: event, counters, rollups, overage, and the answer of its key."""
-    terms: Terms = workspace.terms[facts.billable]
-    in_force = terms.at(facts.occurred_at)
-    costs, price, flags = _account_costs(facts, in_force, rates, (*facts.flags, *flags))
-    tokens_counter = workspace.counter(in_force.tokens_counter)
-    cost_counter = workspace.counter(in_force.cost_counter)
-    before = Standing(tokens_counter.used, tokens_counter.held, cost_counter.used, cost_counter.held)
-    tokens, cost = facts.input_tokens + facts.output_tokens, costs[2] if costs is not None else 0
-    over = overage(in_force, before, tokens=tokens, cost=cost)
-    if over is not None:
-        flags = (*flags, "overage" if over.amount else "past_limit")
-    row = _event_row(facts, in_force, costs, price=price, flags=flags, hold_id=hold_id)
-
-    after = _count(tokens_counter, cost_counter, tokens, cost)
-    workspace.events.append(row)
-    _add_to_rollups(workspace, facts, in_force.currency, tokens, costs)
-    overage_id = None
-    if over is not None and over.amount:
-        overage_id = new_id("ovg")
-        workspace.overages.append(_overage_row(overage_id, facts, in_force, over))
-    if facts.idempotency_key is not None:
-        amount = over.amount if over is not None else 0
-        _answer_key(workspace, facts, in_force, after, hold_id=hold_id, overage_amount=amount)
-    return Recorded(row, in_force, before, after, over, overage_id)
-
-
-def _account_costs(
-    facts: UsageFacts, in_force: InForce, rates: CurrencyRates, flags: tuple[str, ...]
-) -> tuple[tuple[int, int, int] | None, str | None, tuple[str, ...]]:
-    """Return costs in the account's currency, the price with the exchange rate used, and the flags.
-
-    A missing exchange rate leaves the event unpriced, to be repriced once there is one: it happened, so it is recorded.
-    """
-    if facts.costs is None:
-        return None, facts.price, (*flags, "unpriced")
-    if facts.currency == in_force.currency or not any(facts.costs):
-        return facts.costs, facts.price, flags
-    try:
-        rate = rates.rate(facts.currency, in_force.currency)
-    except CurrencyMismatch:
-        return None, facts.price, (*flags, "unpriced", "no_exchange_rate")
-    if facts.price is None or facts.corrects_event_id is not None:
-        # A correction is a difference of costs, which its price does not state.
-        return _converted(facts.costs, Fraction(*rate.as_integer_ratio())), facts.price, flags
-    cost = Cost.from_dict(json.loads(facts.price)).exchanged(in_force.currency, rate)
-    costs = (cost.total_nanos - cost.output_nanos, cost.output_nanos, cost.total_nanos)
-    return costs, json.dumps(cost.to_dict(), separators=(",", ":")), flags
-
-
-def _count(tokens_counter: Counter, cost_counter: Counter, tokens: int, cost: int) -> Standing:
-    tokens_counter.used += tokens
-    cost_counter.used += cost
-    return Standing(tokens_counter.used, tokens_counter.held, cost_counter.used, cost_counter.held)
-
-
-def _event_row(
-    facts: UsageFacts,
-    in_force: InForce,
-    costs: tuple[int, int, int] | None,
-    *,
-    price: str | None,
-    flags: tuple[str, ...],
-    hold_id: str | None,
-) -> tuple[object, ...]:
-    return (
-        facts.event_id,
-        facts.billable,
-        facts.user_id,
-        facts.tenant_id,
-        facts.provider,
-        facts.model,
-        facts.feature,
-        facts.resource_type,
-        facts.quantity,
-        facts.input_tokens,
-        facts.output_tokens,
-        facts.input_tokens + facts.output_tokens,
-        facts.usage,
-        *(costs if costs is not None else (None, None, None)),
-        in_force.currency,
-        price,
-        facts.billing_mode or in_force.billing_mode.value,
-        in_force.period,
-        in_force.period_start,
-        in_force.subscription_id,
-        in_force.plan_version_id,
-        hold_id,
-        facts.idempotency_key,
-        facts.corrects_event_id,
-        " ".join(flags),
-        facts.metadata,
-        facts.occurred_at,
-        facts.recorded_at,
-    )
-
-
-def _add_to_rollups(
-    workspace: Workspace, facts: UsageFacts, currency: str, tokens: int, costs: tuple[int, int, int] | None
-) -> None:
-    names = (facts.provider, facts.model, facts.feature, facts.resource_type, currency)
-    is_correction = facts.corrects_event_id is not None
-    unpriced = -1 if facts.prices_unpriced else int(costs is None)
-    workspace.add_to_rollups(
-        (facts.billable, facts.hour_start, *names),
-        (facts.billable, facts.day_start, *names),
-        (
-            0 if is_correction else 1,
-            unpriced,
-            facts.quantity,
-            facts.input_tokens,
-            facts.output_tokens,
-            tokens,
-            costs[2] if costs is not None else 0,
-        ),
-    )
-
-
-def _overage_row(overage_id: str, facts: UsageFacts, in_force: InForce, over: Overage) -> tuple[object, ...]:
-    price = in_force.overage_price_per_1k_tokens
-    return (
-        overage_id,
-        facts.billable,
-        facts.event_id,
-        in_force.subscription_id,
-        in_force.plan_version_id,
-        over.limit_type,
-        over.tokens,
-        over.amount,
-        in_force.currency,
-        str(price) if price is not None else None,
-        in_force.period,
-        in_force.period_start,
-        in_force.period_end,
-        facts.occurred_at,
-        facts.recorded_at,
-        False,
-    )
-
-
-def _answer_key(
-    workspace: Workspace,
-    facts: UsageFacts,
-    in_force: InForce,
-    after: Standing,
-    *,
-    hold_id: str | None,
-    overage_amount: int,
-) -> None:
-    """Keep the first answer with the key, so that a replay gives it and not today's numbers."""
-    key = facts.idempotency_key or ""
-    outcome = json.dumps(
-        {
-            "period": in_force.period,
-            "period_start": in_force.period_start,
-            "period_end": in_force.period_end,
-            "currency": in_force.currency,
-            "overage_amount": overage_amount,
-            "token_limit": in_force.token_limit,
-            "cost_limit": in_force.cost_limit,
-            "overage_behavior": in_force.overage_behavior.value,
-            "plan": in_force.plan,
-            "standing": [after.tokens_used, after.tokens_held, after.cost_used, after.cost_held],
-        },
-        separators=(",", ":"),
-    )
-    row = KeyRow(facts.fingerprint or "", hold_id, facts.event_id, outcome)
-    claimed = workspace.keys[facts.billable, key]
-    # Otherwise this hold ran out and the key was given to another call: its answer stands, this use is recorded too.
-    if claimed is None or claimed.hold_id == hold_id:
-        workspace.set_key(facts.billable, key, row, at=facts.recorded_at)

@@ -6,21 +6,29 @@ recompute every counter.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, literal, or_, select, update
 
+from tallystick.credits.account import FEATURE_PREFIX
+from tallystick.credits.erasure import forget_before, forget_person, named_before, shared_by
 from tallystick.plans.loading import journal_change
+from tallystick.plans.terms import BillingMode
 from tallystick.storage import tables
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
+    from tallystick.plans.terms import InForce
 
-__all__ = ["Erasure", "anonymize_before", "delete_for"]
+__all__ = ["PSEUDONYM", "Erasure", "anonymize_before", "delete_for"]
 
-_PSEUDONYM = "anonymous:"
+PSEUDONYM = "anonymous:"
+"""How the random names begin that anonymised use is given."""
+
+_PORTION = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +55,28 @@ class _PeriodSum:
 
 def delete_for(engine: Engine, billable: str) -> Erasure:
     """Erase one billable, all at once."""
-    running = engine.terms(billable).at(engine.now())
+    now = engine.now()
+    running = engine.terms(billable).at(now)
     events, holds = tables.usage_events, tables.holds
 
     def erase(connection: Connection) -> Erasure:
-        _lock(connection, billable)
+        shared = shared_by(connection, billable)
+        _lock(connection, {billable, *shared})
         own = events.c.billable == billable
         for one in _sums(connection, own):
             if (one.period, one.period_start) == (running.period, running.period_start):
                 _note_removed(connection, billable, one)
-        for table in (tables.counters, tables.usage_removed):
-            is_running = and_(table.c.period == running.period, table.c.period_start == running.period_start)
-            is_over = and_(table.c.billable == billable, ~is_running)
-            if table is tables.counters:
-                # Calls in flight may hold of a period that is over: what they hold stays counted until they end.
-                connection.execute(update(table).where(is_over, table.c.held != 0).values(used=0))
-                is_over = and_(is_over, table.c.held == 0)
-            connection.execute(delete(table).where(is_over))
+        _forget_plan_periods(connection, billable, running)
+        _forget_allowance_periods(connection, billable, now)
+        forget_person(connection, engine, billable, shared)
         erased = connection.execute(delete(events).where(own)).rowcount
         for named in (tables.usage_hourly, tables.usage_daily, tables.idempotency_keys):
             connection.execute(delete(named).where(named.c.billable == billable))
         connection.execute(delete(holds).where(holds.c.billable == billable, holds.c.status != "open"))
         mentions = 0
+        # What calls that have ended had claimed of caps names the user.
+        ended = update(holds).where(holds.c.user_id == billable, holds.c.status != "open")
+        connection.execute(ended.values(claims="[]"))
         for name in ("user_id", "tenant_id"):
             connection.execute(update(holds).where(holds.c[name] == billable).values({name: None}))
             mentioned = update(events).where(events.c[name] == billable).values({name: None, "metadata": None})
@@ -92,11 +100,14 @@ def anonymize_before(engine: Engine, when: int) -> Erasure:
     )
 
     def anonymize(connection: Connection) -> Erasure:
-        named = select(events.c.billable).where(old, ~events.c.billable.startswith(_PSEUDONYM)).distinct()
+        named = select(events.c.billable).where(old, ~events.c.billable.startswith(PSEUDONYM)).distinct()
         billables = sorted(connection.execute(named).scalars())
-        moved = sum(_move(connection, billable, f"{_PSEUDONYM}{uuid4().hex}", until) for billable in billables)
+        spent_for = named_before(connection, until)
+        _lock(connection, {*billables, *spent_for})
+        moved = sum(_move(connection, billable, f"{PSEUDONYM}{uuid4().hex}", until) for billable in billables)
         nameless = {"user_id": None, "tenant_id": None, "metadata": None, "idempotency_key": None}
         mentions = connection.execute(update(events).where(old, people).values(nameless)).rowcount
+        forget_before(connection, engine, until, spent_for)
         connection.execute(delete(keys).where(keys.c.created_at < until))
         connection.execute(delete(holds).where(holds.c.created_at < until, holds.c.status != "open"))
         return Erasure(moved, mentions, len(billables))
@@ -105,8 +116,10 @@ def anonymize_before(engine: Engine, when: int) -> Erasure:
 
 
 def _move(connection: Connection, billable: str, name: str, until: int) -> int:
-    """Move a billable's old use to another name: events, rollups, and what they add to counters."""
-    _lock(connection, billable)
+    """Move a billable's old use to another name: events, rollups, and what they add to counters.
+
+    What was used of its features stays its own, in sums that name no event.
+    """
     events = tables.usage_events
     own_old = and_(events.c.billable == billable, events.c.occurred_at < until)
     for one in _sums(connection, own_old):
@@ -114,11 +127,88 @@ def _move(connection: Connection, billable: str, name: str, until: int) -> int:
             key = {"meter": meter, "scope": "", "period": one.period, "period_start": one.period_start}
             _add(connection, tables.counters, {"billable": name, **key}, {"used": amount, "held": 0})
         _note_removed(connection, billable, one)
+    _sum_up_uses(connection, billable, own_old)
     moved = connection.execute(update(events).where(own_old).values(billable=name)).rowcount
     for rollup in (tables.usage_hourly, tables.usage_daily):
         own_buckets = and_(rollup.c.billable == billable, rollup.c.bucket_start < until)
         connection.execute(update(rollup).where(own_buckets).values(billable=name))
     return moved
+
+
+def _forget_plan_periods(connection: Connection, billable: str, running: InForce) -> None:
+    """Delete what a plan's limits counted in periods that are over."""
+    counters, removed = tables.counters, tables.usage_removed
+    for table in (counters, removed):
+        is_running = and_(table.c.period == running.period, table.c.period_start == running.period_start)
+        is_over = and_(table.c.billable == billable, ~is_running)
+        if table is counters:
+            is_over = and_(is_over, _is_of_a_plan(counters))
+            # Calls in flight may hold of a period that is over: what they hold stays counted until they end.
+            connection.execute(update(table).where(is_over, table.c.held != 0).values(used=0))
+            is_over = and_(is_over, table.c.held == 0)
+        connection.execute(delete(table).where(is_over))
+
+
+def _forget_allowance_periods(connection: Connection, billable: str, now: int) -> None:
+    """Delete what features, caps and limited grants counted before the last period that has begun for each.
+
+    Each has periods of its own length, and what was used up in one that is running is not given back.
+    """
+    counters, uses = tables.counters, tables.feature_uses
+    later = counters.alias("later")
+    own = or_(counters.c.billable == billable, counters.c.scope == billable)
+    is_followed = and_(
+        later.c.billable == counters.c.billable,
+        later.c.meter == counters.c.meter,
+        later.c.period == counters.c.period,
+        # The allowance and the extra credits used beside it are proven by the same uses.
+        or_(later.c.scope == counters.c.scope, counters.c.meter.startswith(FEATURE_PREFIX, autoescape=True)),
+        later.c.period_start > counters.c.period_start,
+        later.c.period_start <= now,
+    )
+    is_over = and_(own, ~_is_of_a_plan(counters), select(literal(1)).where(is_followed).exists())
+    use_is_over = and_(
+        uses.c.billable == billable,
+        select(literal(1))
+        .where(
+            later.c.billable == billable,
+            later.c.meter == literal(FEATURE_PREFIX) + uses.c.feature,
+            later.c.period == uses.c.period,
+            later.c.period_start > uses.c.period_start,
+            later.c.period_start <= now,
+        )
+        .exists(),
+    )
+    connection.execute(delete(uses).where(use_is_over))
+    of_a_feature = counters.c.meter.startswith(FEATURE_PREFIX, autoescape=True)
+    connection.execute(update(counters).where(is_over, of_a_feature, counters.c.held != 0).values(used=0))
+    connection.execute(delete(counters).where(is_over, counters.c.held == 0))
+
+
+def _is_of_a_plan(counters: Table) -> ColumnElement[bool]:
+    return or_(counters.c.meter == "tokens", counters.c.meter.startswith("cost:", autoescape=True))
+
+
+def _sum_up_uses(connection: Connection, billable: str, own_old: ColumnElement[bool]) -> None:
+    """Put sums in the place of single uses of features, whose events are about to lose their billable's name."""
+    uses, events = tables.feature_uses, tables.usage_events
+    of_these = and_(uses.c.billable == billable, uses.c.event_id.in_(select(events.c.id).where(own_old)))
+    grouped = (uses.c.feature, uses.c.period, uses.c.period_start)
+    sums = select(*grouped, func.sum(uses.c.from_plan), func.sum(uses.c.from_credits)).where(of_these)
+    rows = connection.execute(sums.group_by(*grouped)).all()
+    connection.execute(delete(uses).where(of_these))
+    for feature, period, period_start, from_plan, from_credits in rows:
+        connection.execute(
+            uses.insert().values(
+                event_id=f"{PSEUDONYM}{uuid4().hex}",
+                billable=billable,
+                feature=feature,
+                period=period,
+                period_start=period_start,
+                from_plan=int(from_plan),
+                from_credits=int(from_credits),
+            )
+        )
 
 
 def _sums(connection: Connection, condition: Any) -> list[_PeriodSum]:
@@ -132,7 +222,8 @@ def _sums(connection: Connection, condition: Any) -> list[_PeriodSum]:
             func.sum(events.c.total_tokens),
             func.coalesce(func.sum(events.c.total_cost), 0),
         )
-        .where(condition)
+        # What a wallet paid for is not counted against a plan's limits.
+        .where(condition, events.c.billing_mode != BillingMode.CREDITS)
         .group_by(*grouped)
     ).all()
     return [_PeriodSum(row[0], row[1], row[2], *(int(amount) for amount in row[3:])) for row in rows]
@@ -163,7 +254,10 @@ def _add(connection: Connection, table: Any, key: dict[str, Any], amounts: dict[
         connection.execute(table.insert().values(**key, **amounts))
 
 
-def _lock(connection: Connection, billable: str) -> None:
-    """Keep other lanes away from the account; on SQLite the transaction itself does."""
+def _lock(connection: Connection, billables: Iterable[str]) -> None:
+    """Keep other lanes away from accounts, in the order in which they lock them; SQLite's transaction does without."""
     accounts = tables.accounts
-    connection.execute(select(accounts.c.billable).where(accounts.c.billable == billable).with_for_update())
+    ordered = sorted(billables)
+    for first in range(0, len(ordered), _PORTION):
+        some = accounts.c.billable.in_(ordered[first : first + _PORTION])
+        connection.execute(select(accounts.c.billable).where(some).order_by(accounts.c.billable).with_for_update())

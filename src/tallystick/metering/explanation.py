@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from tallystick.credits.account import amount_of
+from tallystick.credits.ledger import BALANCE_ACCOUNTS, OVERDRAFT
+from tallystick.metering.recording import transaction_of
 from tallystick.metering.usage_event import UsageEvent
 from tallystick.money import Money
 from tallystick.plans.terms import PlanVersion
@@ -19,7 +23,7 @@ from tallystick.storage import tables
 if TYPE_CHECKING:
     from tallystick.engine import Engine
 
-__all__ = ["Explanation", "ExplanationLine", "OverageShare", "explain"]
+__all__ = ["CreditShare", "Explanation", "ExplanationLine", "GrantShare", "OverageShare", "explain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,61 @@ class OverageShare:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantShare:
+    """What was taken of one grant, or given back to it (below zero)."""
+
+    grant_id: str
+    kind: str
+    reason: str
+    amount: Money | int | Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class CreditShare:
+    """What credits paid of this event, or of a correction of it: a wallet's money, or uses of a feature.
+
+    `amount` is what was taken (below zero: given back), of `grants` and, beyond them, of `overdraft`. `exchange` says
+    how a cost in another currency was converted.
+    """
+
+    transaction_id: str
+    unit: str
+    amount: Money | int | Decimal
+    overdraft: Money | int | Decimal
+    balance_after: Money | int | Decimal
+    exchange: str | None
+    grants: tuple[GrantShare, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the share as plain JSON values."""
+        return {
+            "transaction_id": self.transaction_id,
+            "unit": self.unit,
+            "amount": _plain(self.amount),
+            "overdraft": _plain(self.overdraft),
+            "balance_after": _plain(self.balance_after),
+            "exchange": self.exchange,
+            "grants": [
+                {"grant_id": one.grant_id, "kind": one.kind, "reason": one.reason, "amount": _plain(one.amount)}
+                for one in self.grants
+            ],
+        }
+
+    def __str__(self) -> str:
+        parts = [f"{one.amount} of {one.reason} ({one.kind}, {one.grant_id})" for one in self.grants]
+        if self.overdraft:
+            parts.append(f"{self.overdraft} of overdraft")
+        wallet = "wallet" if isinstance(self.amount, Money) else f"{self.unit} credits"
+        exchanged = f" at {self.exchange}" if self.exchange else ""
+        return f"{self.amount} of the {wallet}{exchanged}: {', '.join(parts)}; balance {self.balance_after}"
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """One event taken apart. `exact` is the sum of the lines; `cost` is it, rounded once, half-even, to nanos.
 
-    `corrections` are later events that changed the cost, and `cost_now` is the sum of all of them.
+    `corrections` are later events that changed the cost, and `cost_now` is the sum of all of them. `credits` say which
+    grants paid, where a wallet or extra credits did.
     """
 
     event: UsageEvent
@@ -63,6 +118,7 @@ class Explanation:
     plan: PlanVersion | None
     overage: OverageShare | None
     corrections: tuple[UsageEvent, ...]
+    credits: tuple[CreditShare, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as plain JSON values."""
@@ -88,6 +144,7 @@ class Explanation:
             if self.overage is None
             else {"id": self.overage.id, "tokens": self.overage.tokens, "amount": self.overage.amount.to_dict()},
             "corrections": [event.to_dict() for event in self.corrections],
+            "credits": [share.to_dict() for share in self.credits],
         }
 
     def __str__(self) -> str:
@@ -109,6 +166,7 @@ class Explanation:
             text.append(f"  Exchanged at {self.exchange}.")
         if self.overage is not None:
             text.append(f"  Overage: {self.overage.tokens:,} tokens beyond the limit, {self.overage.amount}.")
+        text += [f"  Paid: {share}." for share in self.credits]
         if event.flags:
             text.append(f"  Flags: {', '.join(event.flags)}.")
         text += [f"  Corrected by {one.id}: {one.cost}." for one in self.corrections]
@@ -137,6 +195,7 @@ def explain(engine: Engine, event_id: str) -> Explanation:
         plan=_plan(engine, event),
         overage=_overage(engine, event_id),
         corrections=corrections,
+        credits=_credits(engine, [transaction_of(one.id) for one in (event, *corrections)]),
     )
 
 
@@ -160,6 +219,62 @@ def _corrections(engine: Engine, event_id: str) -> tuple[UsageEvent, ...]:
     query = select(events).where(events.c.corrects_event_id == event_id).order_by(events.c.id)
     rows = engine.read(lambda connection: connection.execute(query).all())
     return tuple(UsageEvent.from_row(tuple(row)) for row in rows)
+
+
+def _credits(engine: Engine, transaction_ids: list[str]) -> tuple[CreditShare, ...]:
+    """Read which grants paid, and what they left."""
+    entries, lines, grants = tables.ledger_entries, tables.credit_transactions, tables.grants
+    query = (
+        select(
+            entries.c.transaction_id,
+            entries.c.unit,
+            entries.c.account,
+            entries.c.amount,
+            entries.c.grant_id,
+            lines.c.amount.label("line_amount"),
+            lines.c.balance_after,
+            lines.c.exchange,
+            grants.c.kind,
+            grants.c.reason,
+        )
+        .join(
+            lines,
+            (lines.c.billable == entries.c.billable)
+            & (lines.c.unit == entries.c.unit)
+            & (lines.c.number == entries.c.statement_number),
+        )
+        .outerjoin(grants, grants.c.id == entries.c.grant_id)
+        .where(entries.c.transaction_id.in_(transaction_ids), entries.c.account.in_(BALANCE_ACCOUNTS))
+        .order_by(entries.c.transaction_id, entries.c.position)
+    )
+    rows = engine.read(lambda connection: connection.execute(query).all())
+    found: dict[tuple[str, str], list[Any]] = {}
+    for row in rows:
+        found.setdefault((row.transaction_id, row.unit), []).append(row)
+    return tuple(_share(transaction_id, unit, own) for (transaction_id, unit), own in found.items())
+
+
+def _share(transaction_id: str, unit: str, rows: list[Any]) -> CreditShare:
+    line = rows[0]
+    overdraft = -sum(int(row.amount) for row in rows if row.account == OVERDRAFT)
+    exchange = json.loads(line.exchange) if line.exchange else None
+    return CreditShare(
+        transaction_id=transaction_id,
+        unit=unit,
+        amount=amount_of(unit, -int(line.line_amount)),
+        overdraft=amount_of(unit, overdraft),
+        balance_after=amount_of(unit, int(line.balance_after)),
+        exchange=None if exchange is None else f"1 {exchange['currency']} = {exchange['rate']} {unit}",
+        grants=tuple(
+            GrantShare(row.grant_id, row.kind, row.reason, amount_of(unit, -int(row.amount)))
+            for row in rows
+            if row.grant_id is not None and row.account != OVERDRAFT
+        ),
+    )
+
+
+def _plain(amount: Money | int | Decimal) -> object:
+    return amount.to_dict() if isinstance(amount, Money) else str(amount)
 
 
 def _plan(engine: Engine, event: UsageEvent) -> PlanVersion | None:

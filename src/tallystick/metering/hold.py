@@ -7,12 +7,14 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
+from tallystick.credits.account import is_money
 from tallystick.errors import InvalidInput, NotFound
 from tallystick.metering.call import Attempt, CallContext, require_same_usage, settle, settle_or_estimate
 from tallystick.metering.commands import CloseHold
 from tallystick.metering.flow import Flow, run, run_async
 from tallystick.metering.input import manual_usage
 from tallystick.metering.response import Settlement
+from tallystick.money import Money
 from tallystick.period import from_micros
 from tallystick.providers.usage import ProviderUsage
 
@@ -39,8 +41,17 @@ class _HoldState:
 
     @property
     def tokens(self) -> int:
-        """The tokens held. An implicit estimate may have shrunk to what was left."""
+        """The tokens held. An implicit estimate may have shrunk to what was left; where a wallet pays, the estimate."""
+        if self._attempt is not None and self._is_paid_by_wallet:
+            return self._attempt.estimated_tokens
         return self._held("tokens")
+
+    @property
+    def credits(self) -> Money | None:
+        """What is held of the wallet that pays; None where none does."""
+        pins = self._attempt.hold.pins if self._attempt is not None else ()
+        money = [pin for pin in pins if is_money(pin.unit)]
+        return Money.from_nanos(sum(pin.amount for pin in money), money[0].unit) if money else None
 
     @property
     def expires_at(self) -> datetime | None:
@@ -55,6 +66,11 @@ class _HoldState:
     def settlement(self) -> Settlement | None:
         """The settlement, once there is one."""
         return self._settlement
+
+    @property
+    def _is_paid_by_wallet(self) -> bool:
+        claims = self._attempt.hold.claims if self._attempt is not None else ()
+        return not any(claim.key.meter == "tokens" for claim in claims)
 
     def _held(self, meter: str) -> int:
         claims = self._attempt.hold.claims if self._attempt is not None else ()

@@ -67,8 +67,8 @@ def checked_tokens(field: str, tokens: int) -> int:
 
 
 def checked_billing_mode(mode: str) -> str:
-    if mode not in {known.value for known in BillingMode}:
-        raise InvalidInput("billing_mode", mode, f"Use {' or '.join(repr(known.value) for known in BillingMode)}.")
+    if mode not in tuple(BillingMode):
+        raise InvalidInput("billing_mode", mode, f"Use {' or '.join(repr(str(known)) for known in BillingMode)}.")
     return mode
 
 

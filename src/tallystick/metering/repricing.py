@@ -11,8 +11,9 @@ from sqlalchemy import func, select
 
 from tallystick.errors import CurrencyMismatch, UnknownPrice
 from tallystick.identity import new_id
-from tallystick.metering.commands import Recorded, RecordUsage, UsageFacts
+from tallystick.metering.commands import RecordUsage
 from tallystick.metering.listing import EventFilter, list_events
+from tallystick.metering.recording import Recorded, UsageFacts
 from tallystick.metering.usage_event import UsageEvent
 from tallystick.money import Money
 from tallystick.period import to_micros

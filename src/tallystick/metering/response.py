@@ -6,15 +6,16 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from tallystick.credits.account import WalletStanding
 from tallystick.errors import StreamNotFinished
-from tallystick.limits.decision import LimitCheck, Standing, check
+from tallystick.limits.decision import LimitCheck, Standing, check, check_wallet
 from tallystick.metering.usage_event import UsageEvent
 from tallystick.money import Money
 from tallystick.plans.terms import InForce, OverageBehavior
 from tallystick.providers.usage import ProviderUsage
 
 if TYPE_CHECKING:
-    from tallystick.metering.commands import Recorded
+    from tallystick.metering.recording import Recorded
 
 __all__ = ["MeteredResponse", "Settlement"]
 
@@ -36,6 +37,7 @@ class Settlement:
         "replayed",
         "row",
         "standing",
+        "wallet",
     )
 
     def __init__(
@@ -47,12 +49,14 @@ class Settlement:
         approaching_percentage: int,
         overage_amount: int = 0,
         replayed: bool = False,
+        wallet: WalletStanding | None = None,
     ) -> None:
         self.row = row
         self.in_force = in_force
         self.standing = standing
         self.overage_amount = overage_amount
         self.replayed = replayed
+        self.wallet = wallet
         self._approaching_percentage = approaching_percentage
         self._event: UsageEvent | None = None
         self._check: LimitCheck | None = None
@@ -65,6 +69,7 @@ class Settlement:
             recorded.after,
             approaching_percentage=approaching_percentage,
             overage_amount=recorded.overage.amount if recorded.overage is not None else 0,
+            wallet=recorded.wallet,
         )
 
     @classmethod
@@ -79,10 +84,12 @@ class Settlement:
         """Return the first settlement. Without a kept outcome (a hold settled twice) the limits are those of now."""
         in_force, standing = current
         overage_amount = 0
+        wallet: WalletStanding | None = None
         if outcome is not None:
             kept: dict[str, Any] = json.loads(outcome)
             in_force, standing = _first_limits(kept, in_force), Standing(*kept["standing"])
             overage_amount = int(kept["overage_amount"])
+            wallet = WalletStanding(*kept["wallet"]) if "wallet" in kept else None
         return cls(
             row,
             in_force,
@@ -90,6 +97,7 @@ class Settlement:
             approaching_percentage=approaching_percentage,
             overage_amount=overage_amount,
             replayed=True,
+            wallet=wallet,
         )
 
     def repeated(self) -> Settlement:
@@ -101,6 +109,7 @@ class Settlement:
             approaching_percentage=self._approaching_percentage,
             overage_amount=self.overage_amount,
             replayed=True,
+            wallet=self.wallet,
         )
 
     def __repr__(self) -> str:
@@ -129,9 +138,16 @@ class Settlement:
         return Money.from_nanos(self.overage_amount, self.in_force.currency) if self.overage_amount else None
 
     @property
+    def wallet_balance(self) -> Money | None:
+        """The balance of the wallet that paid, right after this use; None where no wallet did."""
+        return None if self.wallet is None else Money.from_nanos(self.wallet.balance, self.wallet.currency)
+
+    @property
     def limit_check(self) -> LimitCheck:
-        """How the billable stood to its limits right after this use."""
-        if self._check is None:
+        """How the billable stood to its limits, or its wallet to its floor, right after this use."""
+        if self._check is None and self.wallet is not None:
+            self._check = check_wallet(self.event.billable, self.in_force, self.wallet)
+        elif self._check is None:
             self._check = check(
                 self.event.billable,
                 self.in_force,
@@ -208,6 +224,10 @@ class MeteredResponse(Generic[Response]):
     @property
     def overage(self) -> Money | None:
         return self.settlement.overage
+
+    @property
+    def wallet_balance(self) -> Money | None:
+        return self.settlement.wallet_balance
 
     @property
     def limit_check(self) -> LimitCheck:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, case, func, literal, select
 
 from tallystick.errors import CurrencyMismatch, InvalidInput
-from tallystick.metering.usage_event import quantity_from_millionths
 from tallystick.money import Money
 from tallystick.period import MAX_MICROS, MIN_MICROS, PeriodKind, PeriodRule, from_micros
+from tallystick.quantity import from_millionths
 from tallystick.storage import tables
 from tallystick.storage.statements import ROLLUP_SUMS
 
@@ -255,7 +255,7 @@ def _totals(rows: Sequence[Any], default_currency: str) -> UsageTotals:
     return UsageTotals(
         events=sums["events"],
         unpriced_events=sums["unpriced_events"],
-        quantity=quantity_from_millionths(sums["quantity"]),
+        quantity=from_millionths(sums["quantity"]),
         input_tokens=sums["input_tokens"],
         output_tokens=sums["output_tokens"],
         total_tokens=sums["total_tokens"],

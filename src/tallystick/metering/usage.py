@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tallystick.errors import CallInProgress, InvalidInput, TallystickError
 from tallystick.identity import billable_reference, tenant_reference, user_reference
 from tallystick.metering.call import CallContext
-from tallystick.metering.commands import InProgress, Recorded, RecordUsage, Replayed
+from tallystick.metering.commands import InProgress, RecordUsage, Replayed
 from tallystick.metering.erasure import Erasure, anonymize_before, delete_for
 from tallystick.metering.explanation import Explanation, explain
 from tallystick.metering.input import (
@@ -24,6 +24,7 @@ from tallystick.metering.input import (
 )
 from tallystick.metering.listing import EventFilter, EventPage, list_events
 from tallystick.metering.meter import MANUAL
+from tallystick.metering.recording import Recorded
 from tallystick.metering.repricing import Repricing, reprice
 from tallystick.metering.statistics import (
     TimeSeriesPoint,
@@ -32,10 +33,11 @@ from tallystick.metering.statistics import (
     statistics,
     time_series,
 )
-from tallystick.metering.usage_event import QUANTITY_SCALE, UsageEvent
+from tallystick.metering.usage_event import UsageEvent
 from tallystick.money import NANOS, Money
 from tallystick.period import MAX_MICROS, MIN_MICROS
 from tallystick.providers.usage import ProviderUsage
+from tallystick.quantity import to_millionths
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["BatchResult", "Rejection", "Usage", "subject_reference"]
 
 _CHUNK = 500
-_QUANTITY_MAX = 10**18
 _CONTEXT_FIELDS = frozenset(
     {
         "billable",
@@ -271,15 +272,17 @@ class Usage:
     def delete_for(self, billable: object) -> Erasure:
         """Erase a billable's usage for good: events, rollups, holds, keys, and its name in the events of others.
 
-        The counters of the period that is running stay, so that an erasure does not give a used-up limit back.
-        Overages stay: they are accounts that were charged.
+        The counters of the period that is running stay, so that an erasure does not give a used-up limit, feature or
+        cap back. Overages and the books of credits stay, under the billable's name: they are accounts that were
+        charged. The users, notes and metadata in them go.
         """
         return delete_for(self._engine, billable_reference(billable, self._engine.billable_resolver))
 
     def anonymize_before(self, when: str | datetime) -> Erasure:
         """Take the names out of all use before an instant (of the start of its day): billables, users, metadata, keys.
 
-        Sums stay, under a random name for each billable that leads back to nobody. Overages keep their billable.
+        Sums stay, under a random name for each billable that leads back to nobody. Overages and the books of credits
+        keep their billable; the users, notes and metadata in them go.
         """
         return anonymize_before(self._engine, self._engine.instant(when, field="when"))
 
@@ -350,7 +353,7 @@ class Usage:
             metadata=engine.metadata_policy.encoded(record.get("metadata") or {}),
             idempotency_key=None if key is None else checked_key(key),
             manual_usage=usage,
-            quantity=_millionths(record.get("quantity", 1)),
+            quantity=to_millionths(record.get("quantity", 1)),
         )
 
 
@@ -371,16 +374,6 @@ def _usage(record: Mapping[str, Any], currency: str) -> ProviderUsage:
     if cost is not None:
         stated["total_cost"] = cost
     return manual_usage(stated)
-
-
-def _millionths(quantity: Any) -> int:
-    try:
-        exact = Decimal(quantity if not isinstance(quantity, float) else str(quantity)) * QUANTITY_SCALE
-    except (InvalidOperation, TypeError, ValueError):
-        raise InvalidInput("quantity", quantity, "Give a number.") from None
-    if not exact.is_finite() or exact != int(exact) or not 0 <= exact <= _QUANTITY_MAX:
-        raise InvalidInput("quantity", quantity, "Give zero or more, with at most six decimals.")
-    return int(exact)
 
 
 def _still_in_progress(index: int, answer: InProgress) -> Rejection:

@@ -11,11 +11,10 @@ from decimal import Decimal
 from tallystick.money import Money
 from tallystick.period import from_micros
 from tallystick.providers.usage import ProviderUsage
+from tallystick.quantity import from_millionths
 from tallystick.storage.statements import EVENT_COLUMNS
 
-__all__ = ["QUANTITY_SCALE", "UsageEvent", "quantity_from_millionths"]
-
-QUANTITY_SCALE = 1_000_000
+__all__ = ["UsageEvent"]
 
 _POSITION = {name: index for index, name in enumerate(EVENT_COLUMNS)}
 
@@ -26,7 +25,8 @@ class UsageEvent:
 
     `usage` holds the tokens, with the costs that were charged; `cost` is the total, None while no price is known. The
     `cost` of a correction is a difference, below zero where something is given back, and its `usage` is empty.
-    `flags` say what was special: estimated, late, unpriced, overage, past_limit, partial, shadow, correction.
+    `flags` say what was special: estimated, late, unpriced, overage, past_limit, overdraft,
+    partial, shadow, correction.
     """
 
     id: str
@@ -78,7 +78,7 @@ class UsageEvent:
             model=str(values["model"]),
             feature=str(values["feature"]) or None,
             resource_type=str(values["resource_type"]),
-            quantity=quantity_from_millionths(_integer(values["quantity"])),
+            quantity=from_millionths(_integer(values["quantity"])),
             usage=_usage(values, currency),
             cost=_money(values["total_cost"], currency),
             currency=currency,
@@ -127,12 +127,6 @@ class UsageEvent:
             "occurred_at": self.occurred_at.isoformat(),
             "recorded_at": self.recorded_at.isoformat(),
         }
-
-
-def quantity_from_millionths(millionths: int) -> int | Decimal:
-    """Return a stored quantity: a whole number as int, a fraction as an exact Decimal."""
-    whole, fraction = divmod(millionths, QUANTITY_SCALE)
-    return whole if not fraction else Decimal(millionths).scaleb(-6)
 
 
 def _usage(values: Mapping[str, object], currency: str) -> ProviderUsage:

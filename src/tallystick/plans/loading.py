@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -12,9 +13,12 @@ from sqlalchemy import Connection, Row, select, update
 from tallystick.money import Money
 from tallystick.period import from_micros
 from tallystick.plans.terms import (
+    NO_FEATURES,
     BillingMode,
+    CreditCap,
     LimitOverride,
     OverageBehavior,
+    PlanFeature,
     PlanVersion,
     Subscription,
     Terms,
@@ -23,13 +27,18 @@ from tallystick.plans.terms import (
 from tallystick.storage import tables
 
 __all__ = [
+    "Features",
     "journal_change",
+    "load_features",
     "load_terms",
     "lock_terms",
     "override_from_row",
     "plan_version_from_row",
     "subscription_from_row",
 ]
+
+Features = Mapping[str, PlanFeature]
+"""The features of one plan version by slug, in the order in which they are shown."""
 
 _JOURNAL_KEPT = 10_000
 
@@ -39,16 +48,37 @@ def load_terms(connection: Connection, billables: Iterable[str], policy: TermsPo
     wanted = list(billables)
     subscriptions: dict[str, list[Subscription]] = defaultdict(list)
     overrides: dict[str, list[LimitOverride]] = defaultdict(list)
+    caps: dict[str, list[CreditCap]] = defaultdict(list)
     for some in _portions(wanted):
-        for row in connection.execute(_subscriptions_query().where(tables.subscriptions.c.billable.in_(some))):
-            subscriptions[row.billable].append(subscription_from_row(row))
+        rows = connection.execute(_subscriptions_query().where(tables.subscriptions.c.billable.in_(some))).all()
+        features = load_features(connection, {row.plan_version_id for row in rows})
+        for row in rows:
+            subscriptions[row.billable].append(subscription_from_row(row, features[row.plan_version_id]))
         for row in connection.execute(
             select(tables.limit_overrides).where(tables.limit_overrides.c.billable.in_(some))
         ):
             overrides[row.billable].append(override_from_row(row))
+        for row in connection.execute(select(tables.credit_caps).where(tables.credit_caps.c.billable.in_(some))):
+            caps[row.billable].append(_cap_from_row(row))
     return {
-        billable: Terms(billable, policy, tuple(subscriptions[billable]), tuple(overrides[billable]))
+        billable: Terms(
+            billable, policy, tuple(subscriptions[billable]), tuple(overrides[billable]), tuple(caps[billable])
+        )
         for billable in wanted
+    }
+
+
+def load_features(connection: Connection, plan_version_ids: Iterable[str]) -> Mapping[str, Features]:
+    """Read the features of plan versions, all at once. A version that has none gets an empty mapping."""
+    features = tables.plan_features
+    found: dict[str, dict[str, PlanFeature]] = defaultdict(dict)
+    wanted = sorted(set(plan_version_ids))
+    for some in _portions(wanted):
+        query = select(features).where(features.c.plan_version_id.in_(some))
+        for row in connection.execute(query.order_by(features.c.sort_order, features.c.slug)):
+            found[row.plan_version_id][row.slug] = _feature_from_row(row)
+    return {
+        version_id: MappingProxyType(found[version_id]) if version_id in found else NO_FEATURES for version_id in wanted
     }
 
 
@@ -93,8 +123,8 @@ def _plan_columns() -> list[Any]:
     ]
 
 
-def subscription_from_row(row: Row[Any]) -> Subscription:
-    """Read a row of a subscription joined with its plan version."""
+def subscription_from_row(row: Row[Any], features: Features) -> Subscription:
+    """Read a row of a subscription joined with its plan version, whose features are given."""
     values = row._mapping
     return Subscription(
         id=values["id"],
@@ -105,7 +135,8 @@ def subscription_from_row(row: Row[Any]) -> Subscription:
                 "slug": values["plan_slug"],
                 "name": values["plan_name"],
                 **{name: values.get(f"plan_version_{name}") for name in _VERSION_FIELDS},
-            }
+            },
+            features,
         ),
         billing_mode=BillingMode(values["billing_mode"]),
         started_at=from_micros(values["started_at"]),
@@ -122,8 +153,8 @@ def subscription_from_row(row: Row[Any]) -> Subscription:
 _VERSION_FIELDS = tuple(column.name for column in tables.plan_versions.columns if column.name != "id")
 
 
-def plan_version_from_row(values: Mapping[str, Any]) -> PlanVersion:
-    """Read a plan version with the slug and the name of its plan."""
+def plan_version_from_row(values: Mapping[str, Any], features: Features) -> PlanVersion:
+    """Read a plan version with the slug and the name of its plan. Its features are given."""
     currency = values["currency"]
     behavior, overage_price = values["overage_behavior"], values["overage_price_per_1k_tokens"]
     return PlanVersion(
@@ -142,6 +173,31 @@ def plan_version_from_row(values: Mapping[str, Any]) -> PlanVersion:
         billing_cycle=values["billing_cycle"],
         created_at=from_micros(values["created_at"]),
         published_at=_instant(values["published_at"]),
+        features=features,
+    )
+
+
+def _feature_from_row(row: Row[Any]) -> PlanFeature:
+    return PlanFeature(
+        slug=row.slug,
+        name=row.name,
+        is_consumable=bool(row.is_consumable),
+        allowance=row._mapping["value"],
+        reset=row.reset,
+        display_value=row.display_value,
+        is_hidden=bool(row.is_hidden),
+        sort_order=row.sort_order,
+    )
+
+
+def _cap_from_row(row: Row[Any]) -> CreditCap:
+    return CreditCap(
+        billable=row.billable,
+        unit=row.unit,
+        member=row.member,
+        amount=row.amount,
+        period=row.period,
+        created_at=from_micros(row.created_at),
     )
 
 

@@ -13,7 +13,8 @@ from tallystick.errors import Conflict, InvalidInput, PlanNotFound
 from tallystick.identity import new_id
 from tallystick.money import Money
 from tallystick.period import from_micros
-from tallystick.plans.loading import lock_terms, plan_version_from_row
+from tallystick.plans.features import checked_features
+from tallystick.plans.loading import load_features, lock_terms, plan_version_from_row
 from tallystick.plans.terms import OverageBehavior, Plan, PlanVersion
 from tallystick.storage import tables
 
@@ -45,12 +46,18 @@ class Plans:
         price: Money | None = None,
         billing_cycle: str = "monthly",
         currency: str | None = None,
+        features: Mapping[str, object] | None = None,
     ) -> Plan:
         """Create a plan and publish its first version.
 
         Limits are per period of the account (`period.type`, a month by default); None is unlimited. Without an
         `overage_behavior` the setting `billing.overage_behavior` holds. Amounts are of one currency, which is the
         plan's; without any amount it is `currency`, else `billing.currency`.
+
+        `features` says by slug what the plan gives of each: how many uses in a reset period, "unlimited", or True for
+        one that is there without being counted; False leaves it out. A table says more: `value`, `reset` ("hourly",
+        "daily", "weekly", "monthly", "quarterly", "yearly", "never"; monthly where left out), `name`,
+        `display_value`, `hidden`, `sort_order`.
 
         Raises:
             InvalidInput: for a value that cannot be, or amounts of two currencies.
@@ -66,12 +73,13 @@ class Plans:
             billing_cycle=billing_cycle,
             currency=currency,
         )
+        given_features = checked_features(features)
         if not isinstance(slug, str) or not _SLUG.fullmatch(slug):
             raise InvalidInput(
                 "slug", slug, "Use lower-case letters, digits, `-`, `_` and `.`, a letter or digit first."
             )
         now = self._engine.now()
-        plan_id = new_id("pln")
+        plan_id, version_id = new_id("pln"), new_id("plv")
 
         def insert(connection: Connection) -> None:
             plans = tables.plans
@@ -81,9 +89,12 @@ class Plans:
             connection.execute(plans.insert().values(id=plan_id, slug=slug, name=name or slug, created_at=now))
             connection.execute(
                 tables.plan_versions.insert().values(
-                    id=new_id("plv"), plan_id=plan_id, version=1, created_at=now, published_at=now, **terms
+                    id=version_id, plan_id=plan_id, version=1, created_at=now, published_at=now, **terms
                 )
             )
+            if given_features:
+                rows = [{"plan_version_id": version_id, **columns} for columns in given_features]
+                connection.execute(tables.plan_features.insert(), rows)
 
         self._engine.lane.transact(insert)
         return self.get(slug)
@@ -113,14 +124,19 @@ class Plans:
         )
         if slug is not None:
             query = query.where(plans.c.slug == slug)
-        rows = self._engine.read(lambda connection: connection.execute(query).all())
-        by_plan: dict[str, list[PlanVersion]] = {}
-        created: dict[str, int] = {}
-        for row in rows:
-            version = plan_version_from_row(dict(row._mapping))
-            by_plan.setdefault(version.slug, []).append(version)
-            created[version.slug] = row.plan_created_at
-        return [_plan(found, created[name]) for name, found in by_plan.items()]
+
+        def read(connection: Connection) -> list[Plan]:
+            rows = connection.execute(query).all()
+            features = load_features(connection, [row.id for row in rows])
+            by_plan: dict[str, list[PlanVersion]] = {}
+            created: dict[str, int] = {}
+            for row in rows:
+                version = plan_version_from_row(dict(row._mapping), features[row.id])
+                by_plan.setdefault(version.slug, []).append(version)
+                created[version.slug] = row.plan_created_at
+            return [_plan(found, created[name]) for name, found in by_plan.items()]
+
+        return self._engine.read(read)
 
     def _checked_terms(
         self,
@@ -184,7 +200,7 @@ def find_version(connection: Connection, slug: str) -> PlanVersion:
     if row is None:
         known = ", ".join(connection.execute(select(plans.c.slug).order_by(plans.c.slug)).scalars()) or "none yet"
         raise PlanNotFound(slug, f"Plans: {known}.")
-    return plan_version_from_row(dict(row._mapping))
+    return plan_version_from_row(dict(row._mapping), load_features(connection, [row.id])[row.id])
 
 
 def checked_behavior(behavior: str | None) -> str | None:

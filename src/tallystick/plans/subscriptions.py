@@ -44,16 +44,20 @@ class Subscriptions:
         It starts now, or at `started_at`, also in the future. A trial lasts until `trial_ends_at`, else the plan's
         `trial_days`. A `pending` one is not in force until it is activated.
 
+        With the `billing_mode` "credits" its calls are paid from the billable's wallet and do not count against the
+        plan's limits; the plan's features hold all the same.
+
         Raises:
             PlanNotFound: no such plan.
             Conflict: the billable has a subscription that has not ended.
-            InvalidInput: dates that contradict each other.
+            InvalidInput: no plan, no such billing mode, or dates that contradict each other.
         """
         reference = billable_reference(billable, self._engine.billable_resolver)
-        if billing_mode not in set(BillingMode):
+        if billing_mode not in tuple(BillingMode):
             raise InvalidInput(
                 "billing_mode", billing_mode, f"Use {' or '.join(repr(str(one)) for one in BillingMode)}."
             )
+        _require_plan(plan, billing_mode)
         now = self._engine.now()
         start = self._engine.instant(started_at, field="started_at")
         trial_end = None if trial_ends_at is None else self._engine.instant(trial_ends_at, field="trial_ends_at")
@@ -209,6 +213,16 @@ class Subscriptions:
     def _send(self, event: Event) -> None:
         if self._engine.handlers.wants(type(event)):
             self._engine.handlers.send([event])
+
+
+def _require_plan(plan: object, billing_mode: str) -> None:
+    if not isinstance(plan, str) or not plan.strip():
+        remedy = "Name the plan by its slug."
+        if billing_mode == BillingMode.CREDITS:
+            remedy += (
+                " A subscription in credits mode needs a plan too: its features hold, and use is paid from the wallet."
+            )
+        raise InvalidInput("plan", plan, remedy)
 
 
 def _require_no_other(terms: Terms, start: int, grace_period_days: int) -> None:

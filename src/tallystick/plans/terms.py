@@ -1,4 +1,4 @@
-"""The terms of a billable: what it subscribed to and what was overridden, as values; and what of them is in force when.
+"""The terms of a billable: what it subscribed to, what was overridden, and what of it is in force when, as values.
 
 Pure: no clock, no storage. `Terms.at` is asked for every hold and every settlement, so an answer carries the instants
 between which it stays true and is kept until then.
@@ -6,22 +6,41 @@ between which it stays true and is kept until then.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
 
+from tallystick.credits.account import feature_unit
 from tallystick.errors import InvalidInput
 from tallystick.limits.counters import CounterKey
 from tallystick.money import Money
-from tallystick.period import MAX_MICROS, MIN_MICROS, PeriodKind, PeriodRule, from_micros, to_micros
+from tallystick.period import (
+    MAX_MICROS,
+    MIN_MICROS,
+    PeriodKind,
+    PeriodRule,
+    calendar_period,
+    from_micros,
+    parse_kind,
+    to_micros,
+)
+from tallystick.quantity import from_millionths
 
 __all__ = [
+    "NEVER",
+    "NO_FEATURES",
+    "RESETS",
     "BillingMode",
+    "CreditCap",
     "InForce",
     "LimitOverride",
     "OverageBehavior",
     "Plan",
+    "PlanFeature",
     "PlanVersion",
     "Subscription",
     "SubscriptionStatus",
@@ -39,9 +58,10 @@ class OverageBehavior(StrEnum):
 
 
 class BillingMode(StrEnum):
-    """From what use is paid. PLAN: counted against the limits of the plan."""
+    """From what use is paid. PLAN: counted against the limits of the plan. CREDITS: taken from the wallet."""
 
     PLAN = "plan"
+    CREDITS = "credits"
 
 
 class SubscriptionStatus(StrEnum):
@@ -63,6 +83,44 @@ class SubscriptionStatus(StrEnum):
 _IN_FORCE = frozenset({SubscriptionStatus.TRIAL, SubscriptionStatus.ACTIVE, SubscriptionStatus.GRACE})
 
 
+NEVER = "never"
+"""The reset of an allowance that is given once, for all time."""
+
+RESETS = (*(str(kind) for kind in PeriodKind if kind is not PeriodKind.TOTAL), NEVER)
+"""After what an allowance starts again from zero, the shortest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFeature:
+    """What a plan version gives of a feature.
+
+    A consumable one has an allowance for each reset period, in millionths; None is unlimited. One that is not
+    consumable is there or not, and nothing of it is counted.
+    """
+
+    slug: str
+    name: str
+    is_consumable: bool
+    allowance: int | None
+    reset: str
+    display_value: str | None
+    is_hidden: bool
+    sort_order: int
+
+    @property
+    def value(self) -> int | Decimal | None:
+        """The allowance of a reset period as a number; None: unlimited, or not consumable."""
+        return None if self.allowance is None else from_millionths(self.allowance)
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether it is consumable and nothing limits it."""
+        return self.is_consumable and self.allowance is None
+
+
+NO_FEATURES: Mapping[str, PlanFeature] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class PlanVersion:
     """One immutable set of terms of a plan. Limits are per period of the account; None is unlimited."""
@@ -82,6 +140,8 @@ class PlanVersion:
     billing_cycle: str
     created_at: datetime
     published_at: datetime | None
+    # By slug, in the order in which they are shown. A mapping has no hash.
+    features: Mapping[str, PlanFeature] = field(default_factory=lambda: NO_FEATURES, hash=False)
 
     @property
     def is_published(self) -> bool:
@@ -179,6 +239,23 @@ class LimitOverride:
 
 
 @dataclass(frozen=True, slots=True)
+class CreditCap:
+    """The most that one user of a billable may spend of its credits of a unit in a period, in the unit's integers.
+
+    `member` is the user's reference, or "*": every user who has no cap of their own.
+    """
+
+    EVERYBODY: ClassVar[str] = "*"
+
+    billable: str
+    unit: str
+    member: str
+    amount: int
+    period: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class TermsPolicy:
     """What the settings say where a plan is silent."""
 
@@ -195,6 +272,7 @@ class InForce:
     """The limits of one billable at an instant, in integers, and from when until when (µs, half-open) they are these.
 
     `cost_limit` is in nanos of `currency`. Without a subscription in force and without an override nothing is limited.
+    `features` are those of the plan in force, by slug; none without one.
     """
 
     valid_from: int
@@ -214,10 +292,23 @@ class InForce:
     plan: str | None
     tokens_counter: CounterKey
     cost_counter: CounterKey
+    features: Mapping[str, PlanFeature] = field(default_factory=lambda: NO_FEATURES, hash=False)
 
     @property
     def is_hard(self) -> bool:
         return self.overage_behavior is OverageBehavior.BLOCK
+
+
+class _Bounds(NamedTuple):
+    """A period's bounds, and for which instants (half-open) they are the answer. All in µs."""
+
+    valid_from: int
+    valid_until: int
+    start: int
+    end: int
+
+
+_ALL_TIME = (MIN_MICROS, MAX_MICROS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +319,19 @@ class Terms:
     policy: TermsPolicy
     subscriptions: tuple[Subscription, ...] = ()
     overrides: tuple[LimitOverride, ...] = ()
+    caps: tuple[CreditCap, ...] = ()
     # The answer given last; replaced as a whole, so threads may share it.
     _last: InForce | None = field(default=None, init=False, compare=False, repr=False)
+    # The bounds found last, for each kind of period that was asked for; each replaced as a whole too.
+    _bounds: dict[str, _Bounds] = field(default_factory=dict, init=False, compare=False, repr=False)
+    # A pool may have as many caps as users, and most accounts have none.
+    _cap_by_member: Mapping[tuple[str, str], CreditCap] | None = field(
+        default=None, init=False, compare=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.caps:
+            object.__setattr__(self, "_cap_by_member", {(cap.unit, cap.member): cap for cap in self.caps})
 
     def at(self, at_micros: int) -> InForce:
         """Return what is in force at an instant (µs)."""
@@ -251,6 +353,48 @@ class Terms:
         policy = self.policy
         anchor = subscription.started_at if subscription is not None and policy.is_anniversary else None
         return PeriodRule(policy.period_kind, policy.zone, anchor)
+
+    def bounds(self, period: str, at_micros: int) -> tuple[int, int]:
+        """Return start and end (µs) of the period around an instant in which an allowance or a cap counts.
+
+        `period` is one of `RESETS`, or "total". It is cut by the calendar of the policy's zone; where periods are
+        anniversaries, from the start of the subscription in force at that instant. One that never resets is all time.
+
+        Raises:
+            InvalidInput: there is no such period.
+        """
+        known = self._bounds.get(period)
+        if known is None or not known.valid_from <= at_micros < known.valid_until:
+            known = self._found_bounds(period, at_micros)
+            self._bounds[period] = known
+        return known.start, known.end
+
+    def feature_counter(self, slug: str, reset: str, at_micros: int) -> CounterKey:
+        """Return the counter of a feature's allowance for the reset period around an instant (µs)."""
+        return CounterKey(self.billable, feature_unit(slug), "", reset, self.bounds(reset, at_micros)[0])
+
+    def cap_for(self, unit: str, member: str | None) -> CreditCap | None:
+        """Return what limits a user's spending of a unit: a cap of their own, else that of everybody, else nothing.
+
+        Use on nobody's behalf (None) is no user's, and has no cap.
+        """
+        caps = self._cap_by_member
+        if caps is None or member is None:
+            return None
+        return caps.get((unit, member)) or caps.get((unit, CreditCap.EVERYBODY))
+
+    def _found_bounds(self, period: str, at_micros: int) -> _Bounds:
+        policy = self.policy
+        kind = PeriodKind.TOTAL if period == NEVER else parse_kind(period)
+        if kind is PeriodKind.TOTAL:
+            return _Bounds(*_ALL_TIME, *_ALL_TIME)
+        if not policy.is_anniversary:
+            start, end = calendar_period(kind, from_micros(at_micros), policy.zone).bounds_micros
+            return _Bounds(start, end, start, end)
+        subscription = self.subscription_at(from_micros(at_micros))
+        anchor = subscription.started_at if subscription is not None else None
+        start, end = PeriodRule(kind, policy.zone, anchor).bounds_micros(at_micros)
+        return _Bounds(*self._stable_around(at_micros, start, end), start, end)
 
     def _resolved(self, at_micros: int) -> InForce:
         at = from_micros(at_micros)
@@ -286,6 +430,7 @@ class Terms:
             plan=plan.slug if plan is not None else None,
             tokens_counter=CounterKey(self.billable, "tokens", "", period, period_start),
             cost_counter=CounterKey(self.billable, f"cost:{currency}", "", period, period_start),
+            features=plan.features if plan is not None else NO_FEATURES,
         )
 
     def _overridden(self, at: datetime) -> tuple[int | None, Money | None]:

@@ -9,14 +9,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
+from tallystick.credits.account import AccountState, CreditKey, GrantState, Pin
+from tallystick.credits.ledger import Entry
 from tallystick.limits.counters import Claim, CounterKey
+from tallystick.storage.statements import ACCOUNT_COLUMNS
 from tallystick.storage.workspace import HoldRow, Workspace
 
-__all__ = ["Database", "Journal", "claims_text", "hold_from_row"]
+__all__ = [
+    "HOLD_COLUMNS",
+    "Database",
+    "Journal",
+    "add_entry",
+    "add_grant",
+    "claims_text",
+    "hold_from_row",
+    "new_account",
+    "pins_text",
+]
+
+HOLD_COLUMNS = ("id", "billable", "status", "claims", "expires_at", "idempotency_key", "event_id", "pins")
+"""What the lane reads of a hold."""
 
 # Terms changes since a revision: [(revision, billable or None), ...]
 Journal = list[tuple[int, str | None]]
@@ -57,9 +73,35 @@ def claims_text(claims: tuple[Claim, ...]) -> str:
     return _text(tuple((*key[1:], amount) for key, amount in claims))
 
 
-def hold_from_row(row: tuple[str, str, str, str, int, str | None, str | None]) -> HoldRow:
+def pins_text(pins: tuple[Pin, ...]) -> str | None:
+    """Return what a hold has pinned of credits as it is stored: JSON [[unit, grant id, amount], ...], or nothing."""
+    return json.dumps(pins, separators=(",", ":")) if pins else None
+
+
+def new_account(key: CreditKey, row: tuple[Any, ...] | None, *, expiring_first: bool) -> AccountState:
+    """Read a credit account from `ACCOUNT_COLUMNS`; without a row it is one that nobody has used yet."""
+    columns = {} if row is None else dict(zip(ACCOUNT_COLUMNS, row, strict=True))
+    return AccountState(key, exists=row is not None, expiring_first=expiring_first, **columns)
+
+
+def add_grant(workspace: Workspace, key: CreditKey, columns: tuple[Any, ...]) -> None:
+    """Put a grant that was read to its account."""
+    account = workspace.credits.get(key)
+    if account is not None:
+        account.put(GrantState(*columns))
+
+
+def add_entry(workspace: Workspace, row: tuple[Any, ...]) -> None:
+    """Put an entry that was read to its transaction: its own, or one that gave something of it back."""
+    transaction_id, billable, unit, account, amount, grant_id, is_return = row[:7]
+    workspace.entries[transaction_id].append(Entry(CreditKey(billable, unit), account, amount, grant_id))
+    if is_return:
+        workspace.returned.add(transaction_id)
+
+
+def hold_from_row(row: tuple[str, str, str, str, int, str | None, str | None, str | None]) -> HoldRow:
     """Read a hold from the columns that the lane selects."""
-    hold_id, billable, status, claims, expires_at, idempotency_key, event_id = row
+    hold_id, billable, status, claims, expires_at, idempotency_key, event_id, pins = row
     return HoldRow(
         id=hold_id,
         billable=billable,
@@ -71,6 +113,7 @@ def hold_from_row(row: tuple[str, str, str, str, int, str | None, str | None]) -
         expires_at=expires_at,
         idempotency_key=idempotency_key,
         event_id=event_id,
+        pins=tuple(Pin(*pin) for pin in json.loads(pins)) if pins else (),
     )
 
 

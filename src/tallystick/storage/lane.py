@@ -34,9 +34,9 @@ from tallystick.storage.workspace import MoreNeeded, Workspace
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from tallystick.credits.account import CreditPolicy
     from tallystick.plans.terms import Terms
     from tallystick.storage.database import Database
-    from tallystick.storage.workspace import HoldRow
 
 __all__ = ["Command", "Lane", "TermsLoader"]
 
@@ -56,7 +56,7 @@ class Command(Protocol[Result]):
     """One thing to do, all or nothing. It may be decided more than once; only the last decision is saved."""
 
     @property
-    def billable(self) -> str:
+    def billables(self) -> tuple[str, ...]:
         """Whose rows it concerns."""
 
     def needs(self, workspace: Workspace) -> None:
@@ -99,12 +99,14 @@ class Lane:
         load_terms: TermsLoader,
         *,
         now: Callable[[], int],
-        on_expired: Callable[[Sequence[HoldRow]], None],
+        on_notices: Callable[[Sequence[object]], None],
+        credit_policy: CreditPolicy | None = None,
     ) -> None:
         self._connect = connect
         self._load_terms = load_terms
         self._now = now
-        self._on_expired = on_expired
+        self._on_notices = on_notices
+        self._credit_policy = credit_policy
         self._reset()
         _lanes.add(self)
 
@@ -122,7 +124,7 @@ class Lane:
         self._revision = -1
         self._is_started = False
         self._is_saving = False
-        self._expired: list[HoldRow] = []
+        self._notices: list[object] = []
 
     # -- callers ------------------------------------------------------------------------------------------------------
 
@@ -138,19 +140,19 @@ class Lane:
         if self._baton.acquire(blocking=threading.current_thread() is self._writer):
             slot = _Slot(command)
             batch: list[_Slot] = []
-            expired: list[HoldRow] = []
+            notices: list[object] = []
             try:
                 self._check_open()
                 batch = self._gathered(slot)
                 self._execute(batch)
-                expired = self._taken_expired()
+                notices = self._taken_notices()
             finally:
                 # Also when this caller is interrupted: others may be waiting for what it took along.
                 self._baton.release()
                 self._answer_others(batch, slot)
                 if self._queue:
                     self._wake_writer()
-            self._report(expired)
+            self._report(notices)
             return slot.answer()  # type: ignore[return-value]  # a slot carries any command's result
         slot = _Slot(command, waits=True)
         self._enqueue(slot)
@@ -196,8 +198,8 @@ class Lane:
             with self._baton:
                 self._check_open()
                 self._execute(batch)
-                expired = self._taken_expired()
-            self._report(expired)
+                notices = self._taken_notices()
+            self._report(notices)
             for slot in batch:
                 if isinstance(slot.error, StorageError):
                     raise slot.error
@@ -218,10 +220,10 @@ class Lane:
                 batch = self._gathered()
                 self._execute(batch)
                 self._answer_others(batch, None)
-            expired = self._taken_expired()
+            notices = self._taken_notices()
             self._hang_up()
             self._is_closed = True
-        self._report(expired)
+        self._report(notices)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -263,10 +265,10 @@ class Lane:
                     with self._baton:
                         batch = self._gathered()
                         self._execute(batch)
-                        expired = self._taken_expired()
+                        notices = self._taken_notices()
                     answered, batch = batch, []
                     self._answer_others(answered, None)
-                    self._report(expired)
+                    self._report(notices)
                 if self._closing:
                     return
         finally:
@@ -301,19 +303,19 @@ class Lane:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_resolve, slots)
 
-    def _taken_expired(self) -> list[HoldRow]:
-        """Take the holds that ran out in what was committed, each once. With the baton."""
-        expired, self._expired = self._expired, []
-        return expired
+    def _taken_notices(self) -> list[object]:
+        """Take what is to be told of what was committed, each once. With the baton."""
+        notices, self._notices = self._notices, []
+        return notices
 
-    def _report(self, expired: Sequence[HoldRow]) -> None:
-        """Report holds that ran out. Without the baton, and after everybody was answered."""
-        if not expired:
+    def _report(self, notices: Sequence[object]) -> None:
+        """Tell what happened besides the answers. Without the baton, and after everybody was answered."""
+        if not notices:
             return
         try:
-            self._on_expired(expired)
+            self._on_notices(notices)
         except Exception:
-            logger.exception("Reporting %d expired holds failed.", len(expired))
+            logger.exception("Telling of %d notices failed.", len(notices))
 
     # -- the batch ----------------------------------------------------------------------------------------------------
 
@@ -349,19 +351,23 @@ class Lane:
     def _run_transaction(self, batch: Sequence[_Slot]) -> None:
         self._is_started = self._is_saving = False
         database = self._connected()
-        workspace = Workspace(started_at=self._now())
+        workspace = Workspace(started_at=self._now(), credit_policy=self._credit_policy)
         known = self._terms
         cold = False
         for slot in batch:
             slot.result = slot.error = None
-            billable = slot.command.billable
-            workspace.billables.add(billable)
-            terms = known.get(billable)
-            if terms is None:
-                cold = True
-            else:
-                workspace.terms[billable] = terms
+            is_known = True
+            for billable in slot.command.billables:
+                workspace.billables.add(billable)
+                terms = known.get(billable)
+                if terms is None:
+                    is_known = False
+                else:
+                    workspace.terms[billable] = terms
+            if is_known:
                 slot.command.needs(workspace)
+            else:
+                cold = True
         journal = database.start(workspace, since_revision=self._revision)
         self._is_started = True
         if journal:
@@ -376,7 +382,7 @@ class Lane:
             self._decide(slot, workspace, database)
         self._is_saving = True
         database.save_and_commit(workspace)
-        self._expired += workspace.expired
+        self._notices += workspace.notices
 
     def _decide(self, slot: _Slot, workspace: Workspace, database: Database) -> None:
         while True:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from tallystick.credits.account import AccountState, CreditKey
 from tallystick.limits.counters import CounterKey
-from tallystick.storage.database import Journal, hold_from_row
-from tallystick.storage.statements import SAVES
+from tallystick.storage.database import HOLD_COLUMNS, Journal, add_entry, add_grant, hold_from_row, new_account
+from tallystick.storage.statements import ACCOUNT_COLUMNS, GRANT_COLUMNS, GRANTS_FIRST, SAVES, grants_sql
 from tallystick.storage.workspace import Counter, HoldRow, KeyRow, Workspace
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _JOURNAL = "SELECT revision, billable FROM terms_changes WHERE revision > ? ORDE
 _COUNTER = (
     "SELECT used, held FROM counters WHERE billable = ? AND meter = ? AND scope = ? AND period = ? AND period_start = ?"
 )
-_HOLD = "SELECT id, billable, status, claims, expires_at, idempotency_key, event_id FROM holds"
+_HOLD = f"SELECT {', '.join(HOLD_COLUMNS)} FROM holds"
 
 _REMEMBERED_MAX = 200_000
 
@@ -43,6 +44,27 @@ _COUNTERS = {
     for size in _PORTIONS
 }
 _HOLDS = {size: f"{_HOLD} WHERE id IN ({', '.join(['?'] * size)})" for size in _PORTIONS}
+_ACCOUNT = f"SELECT {', '.join(ACCOUNT_COLUMNS)} FROM credit_accounts WHERE billable = ? AND unit = ?"
+_GRANTS = {
+    expiring_first: grants_sql(expiring_first=expiring_first).format(billable="?", unit="?", limit="?")
+    for expiring_first in (False, True)
+}
+_GRANT = f"SELECT {', '.join(GRANT_COLUMNS)} FROM grants"
+_LAPSED_GRANTS = (
+    f"{_GRANT} WHERE billable = ? AND unit = ? AND remaining > 0 AND expires_at IS NOT NULL AND expires_at <= ?"
+)
+_SINGLE_GRANT = f"SELECT billable, unit, {', '.join(GRANT_COLUMNS)} FROM grants WHERE id = ?"
+_WALLETS = (
+    "SELECT unit FROM credit_accounts WHERE billable = ? AND substr(unit, 1, 8) <> 'feature:' ORDER BY created_at, unit"
+)
+# In the order of posting, the transaction first.
+_ENTRIES = """
+SELECT ?1, billable, unit, account, amount, grant_id, transaction_id <> ?1 AS is_return, statement_number, position
+FROM ledger_entries
+WHERE transaction_id = ?1 OR transaction_id IN (SELECT id FROM credit_transactions WHERE reverses_id = ?1)
+ORDER BY is_return, statement_number, position
+"""
+_NO_LIMIT = -1
 _KEY = "SELECT fingerprint, hold_id, event_id, outcome FROM idempotency_keys WHERE billable = ? AND key = ?"
 
 
@@ -64,12 +86,13 @@ class SqliteDatabase:
         self._data_version = -1
         self._counters: dict[CounterKey, tuple[int, int]] = {}
         self._holds: dict[str, HoldRow] = {}
+        self._credits: dict[CreditKey, AccountState] = {}
 
     def start(self, workspace: Workspace, *, since_revision: int) -> Journal:
         self._cursor.execute("BEGIN IMMEDIATE")
         [data_version] = self._cursor.execute("PRAGMA data_version").fetchone()
         journal: Journal = []
-        if data_version != self._data_version or len(self._counters) > _REMEMBERED_MAX:
+        if data_version != self._data_version or max(len(self._counters), len(self._credits)) > _REMEMBERED_MAX:
             self._forget()
             self._data_version = data_version
             journal = self._cursor.execute(_JOURNAL, (since_revision,)).fetchall()
@@ -88,7 +111,47 @@ class SqliteDatabase:
                 f"{_HOLD} WHERE status = 'open' AND billable = ? AND expires_at <= ? ORDER BY id", (billable, at)
             ).fetchall()
             workspace.lapsed[billable] = [workspace.holds.setdefault(row[0], hold_from_row(row)) for row in rows]
+        if workspace.wanted_credits or workspace.wanted_grants or workspace.wanted_wallets or workspace.wanted_entries:
+            self._load_credits(workspace)
         workspace.forget_wants()
+
+    def _load_credits(self, workspace: Workspace) -> None:
+        execute = self._cursor.execute
+        for key, is_all in workspace.wanted_credits.items():
+            remembered = self._credits.get(key)
+            if remembered is not None:
+                workspace.credits.setdefault(key, remembered)
+            else:
+                self._load_account(workspace, key, is_all=is_all)
+        for grant_id in workspace.wanted_grants:
+            row = execute(_SINGLE_GRANT, (grant_id,)).fetchone()
+            if row is not None:
+                add_grant(workspace, CreditKey(row[0], row[1]), row[2:])
+        for billable in workspace.wanted_wallets:
+            workspace.wallets[billable] = tuple(row[0] for row in execute(_WALLETS, (billable,)))
+        for transaction_id in workspace.wanted_entries:
+            workspace.entries[transaction_id] = []
+            for row in execute(_ENTRIES, (transaction_id,)).fetchall():
+                add_entry(workspace, row)
+
+    def _load_account(self, workspace: Workspace, key: CreditKey, *, is_all: bool) -> None:
+        execute = self._cursor.execute
+        expiring_first = workspace.credit_policy.expiring_first
+        account = workspace.credits.get(key)
+        if account is None:
+            row = execute(_ACCOUNT, key).fetchone()
+            account = new_account(key, row, expiring_first=expiring_first)
+            workspace.credits[key] = account
+            if row is None:
+                return
+        limit = _NO_LIMIT if is_all else GRANTS_FIRST + 1
+        rows = execute(_GRANTS[expiring_first], (*key, limit)).fetchall()
+        for row in rows:
+            add_grant(workspace, key, row)
+        account.note_read(None if is_all or len(rows) <= GRANTS_FIRST else account.by_id[rows[-1][0]])
+        if not account.is_complete:
+            for row in execute(_LAPSED_GRANTS, (*key, workspace.started_at)).fetchall():
+                add_grant(workspace, key, row)
 
     def _load_holds(self, workspace: Workspace) -> None:
         unknown: list[str] = []
@@ -132,6 +195,11 @@ class SqliteDatabase:
         self._remember(workspace)
 
     def _remember(self, workspace: Workspace) -> None:
+        if workspace.credits:
+            workspace.mark_saved()
+            for key, account in workspace.credits.items():
+                if account.is_complete:
+                    self._credits[key] = account
         self._counters.update((key, (one.used, one.held)) for key, one in workspace.counters.items())
         for hold_id, hold in workspace.holds.items():
             if hold.status == "open":
@@ -143,6 +211,7 @@ class SqliteDatabase:
         self._data_version = -1
         self._counters.clear()
         self._holds.clear()
+        self._credits.clear()
 
     def rollback(self) -> None:
         # Decisions that are undone have changed the holds in memory.

@@ -16,11 +16,54 @@ from sqlalchemy.dialects import postgresql
 
 from tallystick.storage import tables
 
-__all__ = ["COUNTER_COLUMNS", "EVENT_COLUMNS", "ROLLUP_SUMS", "SAVES", "Save", "json_rows", "recordset"]
+__all__ = [
+    "ACCOUNT_COLUMNS",
+    "COUNTER_COLUMNS",
+    "EVENT_COLUMNS",
+    "GRANTS_FIRST",
+    "GRANT_COLUMNS",
+    "ROLLUP_SUMS",
+    "SAVES",
+    "TRANSACTION_COLUMNS",
+    "Save",
+    "grants_sql",
+    "json_rows",
+    "recordset",
+]
 
 ROLLUP_SUMS = ("events", "unpriced_events", "quantity", "input_tokens", "output_tokens", "total_tokens", "total_cost")
 COUNTER_COLUMNS = tuple(column.name for column in tables.counters.columns)
 EVENT_COLUMNS = tuple(column.name for column in tables.usage_events.columns)
+TRANSACTION_COLUMNS = tuple(column.name for column in tables.credit_transactions.columns)
+# What the lane reads of accounts and grants, in the order of `AccountState` and `GrantState`.
+ACCOUNT_COLUMNS = (
+    "id",
+    "paid",
+    "promotional",
+    "overdraft",
+    "held",
+    "last_number",
+    "top_up_state",
+    "minimum_balance",
+    "overdraft_limit",
+    "top_up_below",
+    "top_up_amount",
+    "top_up_monthly_max",
+)
+GRANT_COLUMNS = (
+    "id",
+    "kind",
+    "remaining",
+    "held",
+    "priority",
+    "feature",
+    "subscription_id",
+    "limit_amount",
+    "limit_period",
+    "expires_at",
+    "warned_at",
+    "created_at",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +142,44 @@ def _all(table: Table) -> tuple[str, ...]:
 
 _FREED_KEY = ("billable", "key", "hold_id")
 
+# Of a wallet with many grants the first of them are read, and the rest only where these do not suffice.
+GRANTS_FIRST = 32
+_BURN_ORDER = {
+    False: "priority, created_at, id",
+    True: "priority, COALESCE(expires_at, 9223372036854775807), created_at, id",
+}
+
+
+def grants_sql(*, expiring_first: bool) -> str:
+    """Return the query for an account's open grants in the order in which they burn: that of `account.burn_order`."""
+    return (
+        f"SELECT {', '.join(GRANT_COLUMNS)} FROM grants WHERE billable = {{billable}} AND unit = {{unit}} "
+        f"AND remaining > 0 ORDER BY {_BURN_ORDER[expiring_first]} LIMIT {{limit}}"
+    )
+
+
+# A new grant's own columns, then what this batch has already made of it.
+NEW_GRANT_COLUMNS = (
+    "id",
+    "billable",
+    "unit",
+    "kind",
+    "amount",
+    "priority",
+    "reason",
+    "granted_by",
+    "feature",
+    "subscription_id",
+    "limit_amount",
+    "limit_period",
+    "metadata",
+    "expires_at",
+    "created_at",
+    "remaining",
+    "held",
+    "warned_at",
+)
+
 # In this order: a row is written after the rows that it names.
 SAVES: tuple[Save, ...] = (
     Save("new_accounts", tables.accounts, _all(tables.accounts), ignore_existing=True),
@@ -109,6 +190,14 @@ SAVES: tuple[Save, ...] = (
     Save("hourly", tables.usage_hourly, _all(tables.usage_hourly), add=ROLLUP_SUMS),
     Save("daily", tables.usage_daily, _all(tables.usage_daily), add=ROLLUP_SUMS),
     Save("overages", tables.overages, _all(tables.overages)),
+    Save("credit_accounts", tables.credit_accounts, _all(tables.credit_accounts), replace=ACCOUNT_COLUMNS[1:]),
+    Save("new_grants", tables.grants, NEW_GRANT_COLUMNS),
+    Save("grants", tables.grants, ("remaining", "held", "warned_at", "id"), update_by=("id",)),
+    Save("credit_transactions", tables.credit_transactions, _all(tables.credit_transactions)),
+    Save("ledger_entries", tables.ledger_entries, _all(tables.ledger_entries)),
+    Save("feature_uses", tables.feature_uses, _all(tables.feature_uses)),
+    Save("new_top_ups", tables.top_ups, _all(tables.top_ups)),
+    Save("closed_top_ups", tables.top_ups, ("status", "transaction_id", "note", "closed_at", "id"), update_by=("id",)),
     Save("freed_keys", tables.idempotency_keys, _FREED_KEY, delete_by=_FREED_KEY),
     Save(
         "kept_keys",

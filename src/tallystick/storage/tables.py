@@ -115,6 +115,35 @@ limit_overrides = Table(
     sqlite_with_rowid=False,
 )
 
+# What a plan version grants of a feature. A consumable one has an allowance per reset period (NULL: unlimited).
+plan_features = Table(
+    "plan_features",
+    metadata,
+    _key("plan_version_id", primary_key=True),
+    _key("slug", primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("is_consumable", Boolean, nullable=False),
+    Column("value", BigInteger),
+    Column("reset", String(10), nullable=False),
+    Column("display_value", Text),
+    Column("is_hidden", Boolean, nullable=False),
+    Column("sort_order", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# How much of a pool one of its users may spend in a period. `member` "*" is everybody who has no cap of their own.
+credit_caps = Table(
+    "credit_caps",
+    metadata,
+    _key("billable", primary_key=True),
+    _key("unit", primary_key=True),
+    _key("member", primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+    Column("period", String(10), nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 # What a lane may keep in memory (plans, subscriptions, overrides) changes through one numbered journal. Each batch asks
 # for the entries after the last it saw: an empty answer proves that its memory is current, in every process.
 terms_revision = Table(
@@ -154,6 +183,7 @@ holds = Table(
     _key("billable", nullable=False),
     Column("status", String(10), nullable=False),
     Column("claims", Text, nullable=False),  # JSON [[meter, scope, period, period_start, amount], ...]
+    Column("pins", Text),  # JSON [[unit, grant id or "" for overdraft, amount], ...]: what it holds of credits
     Column("provider", Text),
     Column("model", Text),
     Column("feature", Text),
@@ -299,5 +329,163 @@ overages = Table(
     Column("created_at", _Instant, nullable=False),
     Column("is_synced", Boolean, nullable=False),
     Index(None, "billable", "occurred_at"),
+    sqlite_with_rowid=False,
+)
+
+# Prepaid credits of one billable in one unit: a currency (then it is a wallet), or a feature ("feature:api-calls").
+# The balances stand beside the ledger, which proves them: paid + promotional + overdraft is the balance, less `held`
+# what is available. Overdraft is zero or below.
+credit_accounts = Table(
+    "credit_accounts",
+    metadata,
+    _key("billable", primary_key=True),
+    _key("unit", primary_key=True),
+    _key("id", nullable=False, unique=True),
+    Column("paid", BigInteger, nullable=False),
+    Column("promotional", BigInteger, nullable=False),
+    Column("overdraft", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("last_number", BigInteger, nullable=False),  # of its transactions
+    Column("top_up_state", String(10), nullable=False),  # armed, pending, paused
+    Column("minimum_balance", BigInteger),
+    Column("overdraft_limit", BigInteger),
+    Column("top_up_below", BigInteger),
+    Column("top_up_amount", BigInteger),
+    Column("top_up_monthly_max", BigInteger),
+    Column("created_at", _Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What was added, until it is used up or expires. `remaining` includes what open holds have pinned (`held`).
+grants = Table(
+    "grants",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("unit", nullable=False),
+    Column("kind", String(12), nullable=False),  # paid, promotional
+    Column("amount", BigInteger, nullable=False),
+    Column("remaining", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    _key("granted_by"),
+    _key("feature"),  # only for use of this feature
+    _key("subscription_id"),  # only while this subscription is in force
+    Column("limit_amount", BigInteger),  # at most so much of it in a period
+    Column("limit_period", String(10)),
+    Column("metadata", Text),
+    Column("expires_at", _Instant),
+    Column("warned_at", _Instant),
+    Column("created_at", _Instant, nullable=False),
+    Index("ix_grants_billable", "billable", "unit", "created_at"),
+    Index("ix_grants_created_at", "created_at"),
+    sqlite_with_rowid=False,
+)
+# Only what is left of is ever searched for: the cost of a deduction does not grow with history.
+Index(
+    "ix_grants_open",
+    grants.c.billable,
+    grants.c.unit,
+    grants.c.priority,
+    grants.c.created_at,
+    grants.c.id,
+    sqlite_where=text("remaining > 0"),
+    postgresql_where=text("remaining > 0"),
+)
+_OPEN_AND_EXPIRING = text("remaining > 0 AND expires_at IS NOT NULL")
+for _name, _columns in (
+    ("ix_grants_expiring", (grants.c.billable, grants.c.unit, grants.c.expires_at)),
+    ("ix_grants_due", (grants.c.expires_at, grants.c.id)),
+):
+    Index(_name, *_columns, sqlite_where=_OPEN_AND_EXPIRING, postgresql_where=_OPEN_AND_EXPIRING)
+
+# One line of an account's statement, numbered without gaps. A transfer is one transaction with a line on both accounts.
+credit_transactions = Table(
+    "credit_transactions",
+    metadata,
+    _key("billable", primary_key=True),
+    _key("unit", primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    _key("id", nullable=False),  # a use of an event has the event's own digits: txn_… for evt_…
+    Column("source", String(12), nullable=False),
+    Column("amount", BigInteger, nullable=False),  # signed: what it changed of the balance
+    Column("balance_after", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    _key("grant_id"),
+    _key("event_id"),
+    _key("hold_id"),
+    _key("reverses_id"),
+    _key("user_id"),
+    Column("feature", Text),
+    Column("exchange", Text),  # JSON of a conversion: the amount as it was stated, and the rate
+    Column("metadata", Text),
+    Column("occurred_at", _Instant, nullable=False),  # when it took effect: of an expiry, its instant
+    Column("created_at", _Instant, nullable=False),
+    Index(None, "occurred_at"),
+    sqlite_with_rowid=False,
+)
+Index(
+    "ix_credit_transactions_reverses_id",
+    credit_transactions.c.reverses_id,
+    sqlite_where=credit_transactions.c.reverses_id.isnot(None),
+    postgresql_where=credit_transactions.c.reverses_id.isnot(None),
+)
+
+# The ledger itself: immutable postings. The entries of a transaction sum to zero in each unit.
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    _key("transaction_id", primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    _key("billable", nullable=False),
+    _key("unit", nullable=False),
+    _key("account", nullable=False),
+    _key("grant_id"),
+    Column("amount", BigInteger, nullable=False),
+    Column("statement_number", BigInteger, nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What a use took of a feature: of the plan's allowance, and of extra credits. Millionths.
+feature_uses = Table(
+    "feature_uses",
+    metadata,
+    _key("event_id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("feature", nullable=False),
+    Column("period", Text, nullable=False),
+    Column("period_start", _Instant, nullable=False),
+    Column("from_plan", BigInteger, nullable=False),
+    Column("from_credits", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Automatic top-ups: asked for when a balance fell below its threshold, and then paid or failed, once.
+top_ups = Table(
+    "top_ups",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("unit", nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("status", String(10), nullable=False),  # pending, completed, failed
+    _key("transaction_id"),
+    Column("note", Text),
+    Column("created_at", _Instant, nullable=False),
+    Column("closed_at", _Instant),
+    Index(None, "billable", "unit", "created_at"),
+    Index(None, "status", "created_at"),
+    sqlite_with_rowid=False,
+)
+
+# Work that is done once a period, such as a monthly report: whoever inserts the row does it.
+job_runs = Table(
+    "job_runs",
+    metadata,
+    _key("job", primary_key=True),
+    Column("period_start", _Instant, primary_key=True, autoincrement=False),
+    Column("created_at", _Instant, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from operator import add
 from typing import TYPE_CHECKING
 
+from tallystick.credits.account import AccountState, CreditKey, CreditPolicy, GrantState, Pin
+
 if TYPE_CHECKING:
+    from tallystick.credits.ledger import Entry
     from tallystick.limits.counters import Claim, CounterKey
     from tallystick.plans.terms import Terms
 
@@ -27,6 +30,11 @@ _LISTS = (
     "new_holds",
     "events",
     "overages",
+    "credit_transactions",
+    "ledger_entries",
+    "feature_uses",
+    "new_top_ups",
+    "closed_top_ups",
 )
 
 
@@ -64,6 +72,7 @@ class HoldRow:
     expires_at: int
     idempotency_key: str | None = None
     event_id: str | None = None
+    pins: tuple[Pin, ...] = ()
 
 
 @dataclass(slots=True)
@@ -83,35 +92,55 @@ class Workspace:
         "absent_holds",
         "billables",
         "closed_holds",
+        "closed_top_ups",
         "counters",
+        "credit_policy",
+        "credit_transactions",
+        "credits",
         "daily",
+        "entries",
         "events",
-        "expired",
+        "feature_uses",
         "freed_keys",
         "holds",
         "hourly",
         "kept_keys",
         "keys",
         "lapsed",
+        "ledger_entries",
         "new_accounts",
+        "new_grants",
         "new_holds",
+        "new_top_ups",
+        "notices",
         "overages",
+        "returned",
         "started_at",
         "terms",
+        "wallets",
         "wanted_counters",
+        "wanted_credits",
+        "wanted_entries",
+        "wanted_grants",
         "wanted_holds",
         "wanted_keys",
         "wanted_lapsed",
+        "wanted_wallets",
     )
 
-    def __init__(self, started_at: int) -> None:
+    def __init__(self, started_at: int, credit_policy: CreditPolicy | None = None) -> None:
         self.started_at = started_at
+        self.credit_policy = credit_policy or CreditPolicy()
         self.billables: set[str] = set()
         self.terms: dict[str, Terms] = {}
         self.wanted_counters: set[CounterKey] = set()
         self.wanted_holds: set[str] = set()
         self.wanted_keys: set[tuple[str, str]] = set()
         self.wanted_lapsed: dict[str, int] = {}
+        self.wanted_credits: dict[CreditKey, bool] = {}
+        self.wanted_grants: set[str] = set()
+        self.wanted_wallets: set[str] = set()
+        self.wanted_entries: set[str] = set()
         self.counters: dict[CounterKey, Counter] = {}
         self.holds: dict[str, HoldRow] = {}
         self.absent_holds: set[str] = set()
@@ -127,7 +156,19 @@ class Workspace:
         # A batch may give a key to one call, free it and give it to another; it is in one of both, as it is in the end.
         self.kept_keys: dict[tuple[str, str], tuple[object, ...]] = {}
         self.freed_keys: dict[tuple[str, str], tuple[object, ...]] = {}
-        self.expired: list[HoldRow] = []
+        self.credits: dict[CreditKey, AccountState] = {}
+        self.wallets: dict[str, tuple[str, ...]] = {}
+        self.entries: dict[str, list[Entry]] = {}
+        # Transactions of which something was given back, or that were reversed.
+        self.returned: set[str] = set()
+        self.new_grants: list[tuple[GrantState, tuple[object, ...]]] = []
+        self.credit_transactions: list[tuple[object, ...]] = []
+        self.ledger_entries: list[tuple[object, ...]] = []
+        self.feature_uses: list[tuple[object, ...]] = []
+        self.new_top_ups: list[tuple[object, ...]] = []
+        self.closed_top_ups: list[tuple[object, ...]] = []
+        # What is told of after the commit, besides the answers: holds and grants that ran out, balances that fell.
+        self.notices: list[object] = []
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -147,12 +188,36 @@ class Workspace:
         """Ask for the billable's open holds whose time ran out by `at` (µs)."""
         self.wanted_lapsed[billable] = at
 
+    def want_credit(self, key: CreditKey, *, is_all: bool = False) -> None:
+        """Ask for a credit account with the first of its open grants, or with all of them."""
+        account = self.credits.get(key)
+        if account is None or (is_all and not account.is_complete):
+            self.wanted_credits[key] = is_all or self.wanted_credits.get(key, False)
+
+    def want_grant(self, grant_id: str) -> None:
+        """Ask for a single grant, also one that is used up, of an account that is asked for."""
+        self.wanted_grants.add(grant_id)
+
+    def want_wallets(self, billable: str) -> None:
+        """Ask in which currencies a billable has wallets, the oldest first."""
+        if billable not in self.wallets:
+            self.wanted_wallets.add(billable)
+
+    def want_entries(self, transaction_id: str) -> None:
+        """Ask for what a transaction has posted, together with everything that gave some of it back."""
+        if transaction_id not in self.entries:
+            self.wanted_entries.add(transaction_id)
+
     def forget_wants(self) -> None:
         self.wanted_counters.clear()
         self.absent_holds.update(hold_id for hold_id in self.wanted_holds if hold_id not in self.holds)
         self.wanted_holds.clear()
         self.wanted_keys.clear()
         self.wanted_lapsed.clear()
+        self.wanted_credits.clear()
+        self.wanted_grants.clear()
+        self.wanted_wallets.clear()
+        self.wanted_entries.clear()
 
     def counter(self, key: CounterKey) -> Counter:
         """Return a counter that was loaded. One that was not is a mistake: its absolute value would be overwritten."""
@@ -219,4 +284,44 @@ class Workspace:
         ]
         if changed:
             found["counters"] = changed
+        if self.credits:
+            found |= self._credit_rows()
         return found
+
+    def _credit_rows(self) -> dict[str, list[tuple[object, ...]]]:
+        accounts = [_account_row(account, self.started_at) for account in self.credits.values() if account.is_changed]
+        new = {grant.id for grant, _ in self.new_grants}
+        changed: list[tuple[object, ...]] = [
+            (grant.remaining, grant.held, grant.warned_at, grant.id)
+            for account in self.credits.values()
+            for grant in account.changed.values()
+            if grant.id not in new
+        ]
+        placed = [(*columns, grant.remaining, grant.held, grant.warned_at) for grant, columns in self.new_grants]
+        rows = {"credit_accounts": accounts, "grants": changed, "new_grants": placed}
+        return {name: found for name, found in rows.items() if found}
+
+    def mark_saved(self) -> None:
+        """Note that the credit accounts are what the database has."""
+        for account in self.credits.values():
+            account.mark_saved()
+
+
+def _account_row(account: AccountState, at: int) -> tuple[object, ...]:
+    return (
+        account.key.billable,
+        account.key.unit,
+        account.id,
+        account.paid,
+        account.promotional,
+        account.overdraft,
+        account.held,
+        account.last_number,
+        account.top_up_state,
+        account.minimum_balance,
+        account.overdraft_limit,
+        account.top_up_below,
+        account.top_up_amount,
+        account.top_up_monthly_max,
+        at,
+    )

@@ -1,16 +1,17 @@
-"""The doctor: recomputes counters, holds and rollups from the events, and says where anything differs."""
+"""What the doctor asks about use: counters, holds, rollups, overages and costs, each computed again from the events."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Connection, case, cast, func, literal, select
+from sqlalchemy import BigInteger, Connection, case, cast, func, literal, or_, select
 
+from tallystick.doctor.finding import Finding, differences
 from tallystick.period import from_micros
+from tallystick.plans.terms import BillingMode
 from tallystick.pricing.cost import Cost
 from tallystick.storage import tables
 from tallystick.storage.statements import ROLLUP_SUMS
@@ -18,93 +19,39 @@ from tallystick.storage.statements import ROLLUP_SUMS
 if TYPE_CHECKING:
     from tallystick.engine import Engine
 
-__all__ = ["Diagnosis", "Finding", "examine"]
+__all__ = ["price_findings", "usage_findings"]
 
 # Every zone's full hours lie on a quarter of an hour of UTC, so sums by quarter can be put into any zone's hours.
 _QUARTER_HOUR_MICROS = 15 * 60 * 1_000_000
+_NO_USE = (0,) * len(ROLLUP_SUMS)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is not as it should be ("drift"), or worth knowing ("notice")."""
-
-    kind: str
-    subject: str
-    expected: str
-    found: str
-    remedy: str
-    severity: str = "drift"
-
-    def __str__(self) -> str:
-        return f"{self.kind} of {self.subject}: expected {self.expected}, found {self.found}. {self.remedy}"
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """What the doctor found. `ok`: every number agrees; notices do not change that."""
-
-    findings: tuple[Finding, ...]
-    events: int
-    counters: int
-    open_holds: int
-
-    @property
-    def ok(self) -> bool:
-        return not any(finding.severity == "drift" for finding in self.findings)
-
-
-def examine(engine: Engine, *, prices: bool = True) -> Diagnosis:
-    """Examine everything at one moment. With `prices`, each event's cost is computed again from the price it keeps."""
-
-    def look(connection: Connection) -> Diagnosis:
-        # One snapshot for all questions, or use recorded meanwhile would look like drift.
-        isolation = "" if connection.dialect.name == "sqlite" else " ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        connection.exec_driver_sql("BEGIN" + isolation)
-        try:
-            return _examined(engine, connection, prices=prices)
-        finally:
-            connection.exec_driver_sql("ROLLBACK")
-
-    return engine.read(look)
-
-
-def _examined(engine: Engine, connection: Connection, *, prices: bool) -> Diagnosis:
-    findings = [
-        *_used_findings(connection),
-        *_held_findings(connection),
-        *_rollup_findings(engine, connection),
-        *_hold_findings(engine, connection),
-        *_overage_findings(connection),
-        *_unpriced_findings(connection),
-    ]
-    if prices:
-        findings += _price_findings(connection)
-    return Diagnosis(
-        findings=tuple(findings),
-        events=_count(connection, tables.usage_events),
-        counters=_count(connection, tables.counters),
-        open_holds=connection.execute(select(func.count()).where(tables.holds.c.status == "open")).scalar_one(),
-    )
+def usage_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
+    """Find what disagrees with the events and the open holds."""
+    yield from _used_findings(connection)
+    yield from _held_findings(connection)
+    yield from _rollup_findings(engine, connection)
+    yield from _hold_findings(engine, connection)
+    yield from _overage_findings(connection)
+    yield from _unpriced_findings(connection)
 
 
 def _used_findings(connection: Connection) -> Iterator[Finding]:
     expected: dict[tuple[Any, ...], int] = defaultdict(int)
     for table in (tables.usage_events, tables.usage_removed):
         grouped = (table.c.billable, table.c.period, table.c.period_start, table.c.currency)
-        rows = connection.execute(
-            select(*grouped, func.sum(table.c.total_tokens), func.coalesce(func.sum(table.c.total_cost), 0)).group_by(
-                *grouped
-            )
-        )
-        for billable, period, period_start, currency, tokens, cost in rows:
+        sums = select(*grouped, func.sum(table.c.total_tokens), func.coalesce(func.sum(table.c.total_cost), 0))
+        if table is tables.usage_events:
+            # What a wallet pays is counted there, and not against a plan's limits.
+            sums = sums.where(table.c.billing_mode != BillingMode.CREDITS)
+        for billable, period, period_start, currency, tokens, cost in connection.execute(sums.group_by(*grouped)):
             expected[billable, "tokens", period, period_start] += int(tokens)
             expected[billable, f"cost:{currency}", period, period_start] += int(cost)
     counters = tables.counters
     columns = (counters.c.billable, counters.c.meter, counters.c.period, counters.c.period_start, counters.c.used)
-    found = {
-        tuple(row[:4]): int(row[4]) for row in connection.execute(select(*columns).where(counters.c.scope == "")).all()
-    }
-    yield from _differences("used", expected, found)
+    of_a_plan = or_(counters.c.meter == "tokens", counters.c.meter.startswith("cost:", autoescape=True))
+    query = select(*columns).where(counters.c.scope == "", of_a_plan)
+    yield from differences("used", expected, {tuple(row[:4]): int(row[4]) for row in connection.execute(query)})
 
 
 def _held_findings(connection: Connection) -> Iterator[Finding]:
@@ -117,7 +64,7 @@ def _held_findings(connection: Connection) -> Iterator[Finding]:
             expected[billable, meter, scope, period, period_start] += amount
     columns = (counters.c.billable, counters.c.meter, counters.c.scope, counters.c.period, counters.c.period_start)
     rows = connection.execute(select(*columns, counters.c.held).where(counters.c.held != 0))
-    yield from _differences("held", expected, {tuple(row[:5]): int(row[5]) for row in rows})
+    yield from differences("held", expected, {tuple(row[:5]): int(row[5]) for row in rows})
 
 
 def _rollup_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
@@ -129,14 +76,14 @@ def _rollup_findings(engine: Engine, connection: Connection) -> Iterator[Finding
         day = engine.days.bounds_micros(key[1])[0]
         _add(days_of_hours, (key[0], day, *key[2:]), sums)
     daily = dict(_rollup_rows(connection, tables.usage_daily))
-    yield from _differences("day", days_of_hours, daily)
+    yield from differences("day", days_of_hours, daily, nothing=(_NO_USE,))
     kept = tables.usage_removed
     removed = set(connection.execute(select(kept.c.billable).where(kept.c.rollups_kept.is_(True))).scalars())
     expected: dict[tuple[Any, ...], tuple[int, ...]] = {}
     for key, sums in _event_sums(connection):
         hour = engine.hours.bounds_micros(key[1])[0]
         _add(expected, (key[0], hour, *key[2:]), sums)
-    yield from _differences("hour", _without(expected, removed), _without(hourly, removed))
+    yield from differences("hour", _without(expected, removed), _without(hourly, removed), nothing=(_NO_USE,))
 
 
 def _event_sums(connection: Connection) -> Iterator[tuple[tuple[Any, ...], tuple[int, ...]]]:
@@ -241,7 +188,8 @@ def _unpriced_findings(connection: Connection) -> Iterator[Finding]:
         )
 
 
-def _price_findings(connection: Connection) -> Iterator[Finding]:
+def price_findings(connection: Connection) -> Iterator[Finding]:
+    """Find costs that differ from what the price kept with them makes."""
     events = tables.usage_events
     query = select(events.c.id, events.c.total_cost, events.c.price).where(
         events.c.price.isnot(None), events.c.total_cost.isnot(None), events.c.corrects_event_id.is_(None)
@@ -252,17 +200,6 @@ def _price_findings(connection: Connection) -> Iterator[Finding]:
             yield Finding("cost", event_id, f"{expected} nanos", f"{total} nanos", "Its price does not make its cost.")
 
 
-def _differences(
-    kind: str, expected: dict[tuple[Any, ...], Any], found: dict[tuple[Any, ...], Any]
-) -> Iterator[Finding]:
-    nothing = (0, (0,) * len(ROLLUP_SUMS))
-    for key in sorted(expected.keys() | found.keys(), key=str):
-        before, now = expected.get(key), found.get(key)
-        if before == now or (before is None and now in nothing) or (now is None and before in nothing):
-            continue
-        yield Finding(kind, " ".join(str(part) for part in key), str(before), str(now), "The records disagree.")
-
-
 def _without(sums: dict[tuple[Any, ...], Any], billables: set[str]) -> dict[tuple[Any, ...], Any]:
     return {key: value for key, value in sums.items() if key[0] not in billables}
 
@@ -270,7 +207,3 @@ def _without(sums: dict[tuple[Any, ...], Any], billables: set[str]) -> dict[tupl
 def _add(sums: dict[tuple[Any, ...], tuple[int, ...]], key: tuple[Any, ...], amounts: Iterable[int]) -> None:
     before = sums.get(key)
     sums[key] = tuple(amounts) if before is None else tuple(map(sum, zip(before, amounts, strict=True)))
-
-
-def _count(connection: Connection, table: Any) -> int:
-    return connection.execute(select(func.count()).select_from(table)).scalar_one()

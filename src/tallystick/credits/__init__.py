@@ -1,0 +1,1 @@
+"""Credits: wallets, grants, burn-down and the ledger that proves them."""

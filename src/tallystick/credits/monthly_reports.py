@@ -1,0 +1,78 @@
+"""Monthly credit reports: each month that has ended is reported once, over all processes, in order.
+
+The table `job_runs` decides who does it: whoever inserts the month's row sends the report. A report that cannot be made
+leaves no row, and is made when the job runs next. Where nobody listens nothing is taken: another process may.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tallystick.credits.reporting import ReportRange, credit_report
+from tallystick.events import CreditReportDue
+from tallystick.period import Period, PeriodKind, PeriodRule, from_micros
+from tallystick.storage import tables
+
+if TYPE_CHECKING:
+    from tallystick.engine import Engine
+
+__all__ = ["send_due_reports"]
+
+_JOB = "credit_report"
+_HALF_A_MONTH = timedelta(days=15)
+
+
+def send_due_reports(engine: Engine) -> int:
+    """Send `CreditReportDue` for every month that has ended and was not reported. Returns how many were sent here.
+
+    The first month is the one of the first grant; months that were missed are made up for, the oldest first.
+    """
+    if not engine.settings.credits.report_monthly or not engine.handlers.wants(CreditReportDue):
+        return 0
+    now = engine.now()
+    month = _first_due(engine)
+    sent = 0
+    while month is not None and month.bounds_micros[1] <= now:
+        start, end = month.bounds_micros
+        report = credit_report(engine, ReportRange(start, end, None))
+        if not _take(engine, start, now):
+            # Another process is at it, and goes on with the months that follow.
+            break
+        engine.handlers.send([CreditReportDue(billable="*", at=from_micros(now), report=report)])
+        sent += 1
+        month = month.next()
+    return sent
+
+
+def _first_due(engine: Engine) -> Period | None:
+    """Return the month after the last that was reported; the month of the first grant where none was."""
+    runs, grants = tables.job_runs, tables.grants
+    rule = PeriodRule(PeriodKind.MONTHLY, engine.settings.period.timezone)
+
+    def read(connection: Connection) -> tuple[int | None, int | None]:
+        last = connection.execute(select(func.max(runs.c.period_start)).where(runs.c.job == _JOB)).scalar()
+        if last is not None:
+            return last, None
+        return None, connection.execute(select(func.min(grants.c.created_at))).scalar()
+
+    last, first_grant = engine.read(read)
+    if last is not None:
+        # From the middle of it: the zone may have been changed since, and with it the month's first instant.
+        return rule.at(from_micros(last) + _HALF_A_MONTH).next()
+    return None if first_grant is None else rule.at(from_micros(first_grant))
+
+
+def _take(engine: Engine, period_start: int, now: int) -> bool:
+    """Say whether this process is the first to want the month."""
+
+    def insert(connection: Connection) -> bool:
+        dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
+        row = dialect.insert(tables.job_runs).values(job=_JOB, period_start=period_start, created_at=now)
+        taken = connection.execute(row.on_conflict_do_nothing(), execution_options={"preserve_rowcount": True})
+        return bool(taken.rowcount == 1)
+
+    return engine.lane.transact(insert)

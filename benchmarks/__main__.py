@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 
 from benchmarks import pricing
-from benchmarks.cases import CASES, Case, Comparison
+from benchmarks.cases import CASES
+from benchmarks.comparison import Case, Comparison
 from benchmarks.databases import Databases, SqliteDatabases, postgres_databases
 from benchmarks.machine import Machine, Neighbours
 from benchmarks.profiling import print_profile
@@ -23,8 +24,8 @@ from benchmarks.report import as_json, print_table
 from benchmarks.rounds import OTHERS_SHARE_MAX, Pace, Turns
 
 PRICING = "pricing"
-THOROUGH = Pace(rounds=5, turns_max=7, round_seconds=0.8, history_events=1_000_000)
-QUICK = Pace(rounds=3, turns_max=4, round_seconds=0.25, history_events=100_000)
+THOROUGH = Pace(rounds=5, turns_max=7, round_seconds=0.8, history=1_000_000)
+QUICK = Pace(rounds=3, turns_max=4, round_seconds=0.25, history=100_000, is_examined=True)
 _PROFILE_SECONDS = 2.0
 
 
@@ -38,7 +39,9 @@ class Which(StrEnum):
 
 def main(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="Short rounds, 100,000 events of history")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Short rounds, 100,000 events or entries of history, examined by the doctor")
+    ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(help=f"Only these cases: {', '.join(case.name for case in CASES)}, {PRICING}", metavar="NAME"),
@@ -47,7 +50,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every round's figures here")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time goes instead of measuring")] = False,
 ) -> None:
-    """Measure holds and settlements beside raw drivers that write the same rows with the same durability."""
+    """Measure holds, settlements and deductions beside raw drivers that write the same rows as durably."""
     cases = _chosen(only)
     console = Console(width=max(Console().width, 150) if not Console().is_terminal else None)
     if only and PRICING in only:
@@ -64,7 +67,8 @@ def main(
             console.print(line, highlight=False)
         if profile:
             for kind in kinds:
-                print_profile(console, kind, _PROFILE_SECONDS)
+                for work in dict.fromkeys(case.work for case in cases):
+                    print_profile(console, kind, work, _PROFILE_SECONDS)
             return
         turns = Turns(QUICK if quick else THOROUGH, neighbours)
         found = _measured(console, cases, kinds, turns)

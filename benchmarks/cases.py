@@ -2,110 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from benchmarks.databases import Databases
-from benchmarks.floors import GroupWriter, PairWriter, PlpgsqlCallers, SqliteCallers
-from benchmarks.history import write_history
-from benchmarks.lane import Ours
-from benchmarks.rounds import Contestant, Round, Spread, Turns, rates, ratios
+from benchmarks.comparison import Case, Comparison, Race
+from benchmarks.credits import DEDUCTIONS, credits
+from benchmarks.floors import GroupWriter, PairWriter
+from benchmarks.rounds import Round, Spread
 from benchmarks.workload import BILLABLES, HOT
 
-__all__ = ["CASES", "Case", "Comparison"]
+__all__ = ["CASES"]
 
 _THREADS = 16
 _TASKS = 64
 _WORST_WAIT_MILLISECONDS = 100.0
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One line of the report: our figures beside a floor's, and what is to be reached.
-
-    `result` is the ratio of ours to the floor's, or where there is no floor our figure itself.
-    """
-
-    database: str
-    name: str
-    beside: str
-    floor: Spread | None
-    ours: Spread
-    result: Spread
-    unit: str = "pairs/s"
-    target: float | None = None
-    is_ceiling: bool = False
-    decides_by: str = "median"
-
-    @property
-    def decisive(self) -> float:
-        """The figure that is held against the target."""
-        value: float = getattr(self.result, self.decides_by)
-        return value
-
-    @property
-    def is_reached(self) -> bool | None:
-        if self.target is None:
-            return None
-        return self.decisive <= self.target if self.is_ceiling else self.decisive >= self.target
-
-
-@dataclass(slots=True)
-class _Race:
-    """One database kind's contestants of one case, closed when it is over."""
-
-    databases: Databases
-    turns: Turns
-    case: str
-    opened: ExitStack = field(default_factory=ExitStack)
-
-    def ours(self, *billables: Sequence[str], name: str = "ours", history: int = 0) -> Ours:
-        database = self.databases.fresh(f"{self.case}_{name}")
-        if history:
-            write_history(database, history)
-        ours = self.opened.enter_context(closing(Ours(database)))
-        for some in billables:
-            ours.warm_up(some)
-        return ours
-
-    def floor(
-        self,
-        kind: type[PairWriter | GroupWriter],
-        billables: Sequence[str],
-    ) -> Contestant:
-        database = self.databases.fresh(f"{self.case}_{kind.__name__.lower()}")
-        return self.opened.enter_context(closing(kind(database, billables)))
-
-    def callers(self, billables: Sequence[str], callers: int) -> Contestant:
-        kind = SqliteCallers if self.databases.kind == "sqlite" else PlpgsqlCallers
-        database = self.databases.fresh(f"{self.case}_{callers}_callers")
-        return self.opened.enter_context(closing(kind(database, billables, callers)))
-
-    def run(self, contestants: Mapping[str, Contestant]) -> Mapping[str, Sequence[Round]]:
-        return self.turns.run(contestants)
-
-    def rates(
-        self,
-        name: str,
-        ours: Sequence[Round],
-        floor: Sequence[Round],
-        *,
-        beside: str,
-        target: float | None = None,
-    ) -> Comparison:
-        return Comparison(
-            self.databases.kind,
-            name,
-            beside,
-            floor=rates(floor),
-            ours=rates(ours),
-            result=ratios(ours, floor),
-            target=target,
-        )
-
-
-def one_caller(race: _Race) -> list[Comparison]:
+def one_caller(race: Race) -> list[Comparison]:
     """One caller who waits for each commit, beside the same two commits by the raw driver."""
     ours = race.ours(BILLABLES)
     found = race.run({"ours": ours.one_caller(BILLABLES), "floor": race.floor(PairWriter, BILLABLES)})
@@ -113,7 +25,7 @@ def one_caller(race: _Race) -> list[Comparison]:
     return [race.rates("1 caller", found["ours"], found["floor"], beside="raw, two commits a pair", target=target)]
 
 
-def threads(race: _Race) -> list[Comparison]:
+def threads(race: Race) -> list[Comparison]:
     """Threads at once: how much together, the longest wait of any, and whether all get their share."""
     ours = race.ours(BILLABLES)
     found = race.run({"ours": ours.threads(BILLABLES, _THREADS), "floor": race.callers(BILLABLES, _THREADS)})
@@ -154,7 +66,7 @@ def threads(race: _Race) -> list[Comparison]:
     ]
 
 
-def tasks(race: _Race) -> list[Comparison]:
+def tasks(race: Race) -> list[Comparison]:
     """Callers of asyncio, beside a writer that does nothing but write their rows in groups."""
     ours = race.ours(BILLABLES)
     found = race.run(
@@ -177,7 +89,7 @@ def tasks(race: _Race) -> list[Comparison]:
     ]
 
 
-def hot(race: _Race) -> list[Comparison]:
+def hot(race: Race) -> list[Comparison]:
     """The same callers on one billable, beside the same over many, and beside one round trip for each call."""
     ours = race.ours(BILLABLES, HOT)
     contestants = {"ours": ours.tasks(HOT, _TASKS), "many": ours.tasks(BILLABLES, _TASKS)}
@@ -199,9 +111,9 @@ def hot(race: _Race) -> list[Comparison]:
     ]
 
 
-def history(race: _Race) -> list[Comparison]:
+def history(race: Race) -> list[Comparison]:
     """A database that has seen much, beside one that has seen nothing."""
-    events = race.turns.pace.history_events
+    events = race.turns.pace.history
     full, empty = race.ours(BILLABLES, name="full", history=events), race.ours(BILLABLES, name="empty")
     lines = []
     for callers in (_TASKS, 1):
@@ -216,17 +128,7 @@ def history(race: _Race) -> list[Comparison]:
     return lines
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A case by name: runs on one kind of database."""
-
-    name: str
-    race: Callable[[_Race], list[Comparison]]
-
-    def run(self, databases: Databases, turns: Turns) -> list[Comparison]:
-        race = _Race(databases, turns, self.name)
-        with race.opened:
-            return self.race(race)
-
-
-CASES = tuple(Case(race.__name__, race) for race in (one_caller, threads, tasks, hot, history))
+CASES = (
+    *(Case(race.__name__, race) for race in (one_caller, threads, tasks, hot, history)),
+    Case("credits", credits, work=DEDUCTIONS),
+)

@@ -1,6 +1,7 @@
 """Where measuring happens: fresh databases in a temporary folder, each a copy of one template.
 
-The template has the schema, the plan, a subscription for each billable, and one pair, which shows what rows a pair has.
+The template has the schema, the plan, a subscription for each billable, and one pair, one grant and one deduction,
+which show what rows these have.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from benchmarks.workload import BILLABLES, HOT, PAIR_TOKENS, PLAN, PLAN_TOKENS, SAMPLE, Sample
+from benchmarks.credit_rows import CreditSample, read_credit_sample
+from benchmarks.workload import BILLABLES, DEDUCTION, HOT, PAIR_TOKENS, PLAN, PLAN_TOKENS, SAMPLE, Sample
 from tallystick import Tallystick
 from tallystick.storage import tables
 from tallystick.storage.engines import sqlite_module
@@ -24,16 +26,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Database", "Databases", "PostgresDatabases", "SqliteDatabases", "Totals"]
 
+_CREDITS = """
+SELECT coalesce(sum(paid + promotional + overdraft), 0), coalesce(sum(held), 0), coalesce(sum(last_number), 0)
+FROM credit_accounts
+"""
 _SAMPLED = (tables.holds, tables.counters, tables.usage_events, tables.usage_hourly, tables.usage_daily)
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a database has counted, to be compared with what was done."""
+    """What a database has counted, to be compared with what was done. Credits are those of all wallets together."""
 
-    tokens_used: int
-    tokens_held: int
-    tokens_of_days: int
+    tokens_used: int = 0
+    tokens_held: int = 0
+    tokens_of_days: int = 0
+    credits_nanos: int = 0
+    credits_held_nanos: int = 0
+    statement_lines: int = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,8 @@ class Database:
     def totals(self) -> Totals:
         used, held = self.query("SELECT sum(used), sum(held) FROM counters WHERE meter = 'tokens'")[0]
         days = self.query("SELECT sum(total_tokens) FROM usage_daily")[0][0]
-        return Totals(int(used), int(held), int(days))
+        credits = self.query(_CREDITS)[0]
+        return Totals(int(used), int(held), int(days), *map(int, credits))
 
 
 class Databases(Protocol):
@@ -67,6 +80,10 @@ class Databases(Protocol):
     @property
     def sample(self) -> Sample:
         """The rows of one pair, as the engine wrote them."""
+
+    @property
+    def credit_sample(self) -> CreditSample:
+        """The rows of a grant and of a deduction, as the engine wrote them."""
 
     def fresh(self, name: str) -> Database: ...
 
@@ -111,6 +128,10 @@ class SqliteDatabases:
     def sample(self) -> Sample:
         return _read_sample(Database(self, f"sqlite:///{self._template}"))
 
+    @cached_property
+    def credit_sample(self) -> CreditSample:
+        return read_credit_sample(Database(self, f"sqlite:///{self._template}").query)
+
 
 class PostgresDatabases:
     """Databases of a PostgreSQL server of this run alone, with the durability that PostgreSQL has by default."""
@@ -152,6 +173,10 @@ class PostgresDatabases:
     def sample(self) -> Sample:
         return _read_sample(Database(self, self._named(self._template)))
 
+    @cached_property
+    def credit_sample(self) -> CreditSample:
+        return read_credit_sample(Database(self, self._named(self._template)).query)
+
     def _create(self, name: str, *, template: str) -> None:
         with closing(self.connect(self._url)) as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE {template}')
@@ -182,6 +207,9 @@ def _fill_template(url: str) -> None:
             ts.subscriptions.create(billable, PLAN)
         hold = ts.meter.billable(SAMPLE).using_provider("manual", "m").hold(tokens=PAIR_TOKENS)
         hold.settle(input_tokens=5, output_tokens=5)
+        wallet = ts.wallets.get_or_create(SAMPLE)
+        wallet.add_credits(DEDUCTION)
+        wallet.deduct_credits(DEDUCTION)
 
 
 def _read_sample(database: Database) -> Sample:

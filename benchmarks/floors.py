@@ -1,4 +1,4 @@
-"""The floors: raw drivers that write the rows of pairs with the engine's SQL and durability, and do nothing else.
+"""The floors: raw drivers that write the rows of pairs and deductions, with the SQL and durability of the engine.
 
 They ask no limit, make no answer, and find their rows made: making them is not on the stopwatch. Apart from durability
 the drivers and databases are as they come; what the engine tunes on its own connection is the engine's gain.
@@ -13,12 +13,13 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+from benchmarks.credit_rows import DeductionMaker
 from benchmarks.databases import Database
 from benchmarks.rounds import Limit, Round
 from benchmarks.workload import Pair, PairMaker, Row
-from benchmarks.writes import COUNTERS, HOLD, ROLLUPS, SETTLEMENT, Write
+from benchmarks.writes import COUNTERS, DEDUCTION, HOLD, ROLLUPS, SETTLEMENT, Write
 
-__all__ = ["GroupWriter", "PairWriter", "PlpgsqlCallers", "SqliteCallers", "run_threads"]
+__all__ = ["DeductionWriter", "GroupWriter", "PairWriter", "PlpgsqlCallers", "SqliteCallers", "run_threads"]
 
 _PORTION = 256
 _GROUP = 64
@@ -35,7 +36,7 @@ class PairWriter:
     def __call__(self, limit: Limit) -> Round:
         write, connection = self._write, self._connection
         pairs, spent = 0, 0.0
-        while spent < limit.seconds and pairs < limit.pairs:
+        while spent < limit.seconds and pairs < limit.done:
             portion = self._maker.pairs(_PORTION)
             started = perf_counter()
             for pair in portion:
@@ -43,6 +44,31 @@ class PairWriter:
             spent += perf_counter() - started
             pairs += len(portion)
         return Round(pairs, spent)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class DeductionWriter:
+    """One caller of one wallet, one commit for each deduction."""
+
+    def __init__(self, database: Database, billable: str) -> None:
+        self._connection = database.connect()
+        self._maker = DeductionMaker(database.databases.credit_sample, database.query, billable)
+        self._statements = _statements(DEDUCTION, database.databases.placeholder)
+        self._write = _sqlite_transaction if database.databases.kind == "sqlite" else _postgres_transaction
+
+    def __call__(self, limit: Limit) -> Round:
+        write, connection, statements = self._write, self._connection, self._statements
+        done, spent = 0, 0.0
+        while spent < limit.seconds and done < limit.done:
+            portion = self._maker.deductions(_PORTION)
+            started = perf_counter()
+            for deduction in portion:
+                write(connection, statements, deduction)
+            spent += perf_counter() - started
+            done += len(portion)
+        return Round(done, spent)
 
     def close(self) -> None:
         self._connection.close()
@@ -61,7 +87,7 @@ class GroupWriter:
         hold_sql = _statements(HOLD, self._placeholder)
         settle_sql = _statements(SETTLEMENT, self._placeholder)
         pairs, spent = 0, 0.0
-        while spent < limit.seconds and pairs < limit.pairs:
+        while spent < limit.seconds and pairs < limit.done:
             group = self._maker.pairs(_GROUP)
             holds = list(zip(hold_sql, _together(HOLD, [pair.hold for pair in group]), strict=True))
             settlements = list(zip(settle_sql, _together(SETTLEMENT, [pair.settlement for pair in group]), strict=True))
@@ -212,12 +238,16 @@ def _sqlite_group(connection: Any, writes: Iterable[tuple[str, list[Row]]]) -> N
 
 
 def _postgres_pair(connection: Any, pair: Pair) -> None:
-    for statements, rows in ((_POSTGRES_HOLD, pair.hold), (_POSTGRES_SETTLE, pair.settlement)):
-        with connection.pipeline():
-            connection.execute("BEGIN")
-            for sql, row in zip(statements, rows, strict=True):
-                connection.execute(sql, row)
-            connection.execute("COMMIT")
+    _postgres_transaction(connection, _POSTGRES_HOLD, pair.hold)
+    _postgres_transaction(connection, _POSTGRES_SETTLE, pair.settlement)
+
+
+def _postgres_transaction(connection: Any, statements: Sequence[str], rows: Sequence[Row]) -> None:
+    with connection.pipeline():
+        connection.execute("BEGIN")
+        for sql, row in zip(statements, rows, strict=True):
+            connection.execute(sql, row)
+        connection.execute("COMMIT")
 
 
 def _postgres_group(connection: Any, writes: Iterable[tuple[str, list[Row]]]) -> None:

@@ -1,20 +1,23 @@
-"""Our side: pairs through the public interface, by one caller, by threads, and by tasks of asyncio."""
+"""Our side: work through the public interface, by one caller, by threads, and by tasks of asyncio."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import cycle
 from time import perf_counter
 
 from benchmarks.databases import Database
 from benchmarks.floors import run_threads
 from benchmarks.rounds import Contestant, Limit, Round
-from benchmarks.workload import PAIR_TOKENS
+from benchmarks.work import Pairs, Work
 from tallystick import AsyncTallystick, Tallystick
 
-__all__ = ["Ours", "WrongTotals"]
+__all__ = ["PAIRS", "Ours", "WrongTotals", "require_health"]
+
+PAIRS = Pairs()
 
 
 class WrongTotals(Exception):
@@ -34,6 +37,10 @@ class Ours:
         self._before = database.totals()
 
     @property
+    def database(self) -> Database:
+        return self._database
+
+    @property
     def sync(self) -> Tallystick:
         return self._ts.sync
 
@@ -41,85 +48,90 @@ class Ours:
         self._loop.run(self._ts.close())
         self._loop.close()
 
-    def warm_up(self, billables: Sequence[str]) -> None:
-        """Run a pair of each billable, so that the engine has read its plan."""
-        self._checked(self._loop.run(self._tasks(billables, callers=64, seconds=0, pairs=len(billables) // 64 + 1)))
+    def warm_up(self, billables: Sequence[str], work: Work = PAIRS) -> int:
+        """Prepare each billable and do its work once, so that the engine has read its plan. Returns how often."""
+        for billable in billables:
+            work.prepare(self.sync, billable)
+        self._before = self._database.totals()
+        each = len(billables) // 64 + 1
+        return self._checked(work, self._loop.run(self._tasks(work, billables, callers=64, seconds=0, least=each))).done
 
-    def one_caller(self, billables: Sequence[str]) -> Contestant:
-        turn = cycle(billables)
+    def one_caller(self, billables: Sequence[str], work: Work = PAIRS) -> Contestant:
+        turn = cycle([work.call(self.sync, billable) for billable in billables])
 
         def run(limit: Limit) -> Round:
             done, longest = 0, 0.0
             started = before = perf_counter()
             while before - started < limit.seconds:
-                longest = max(longest, _pair(self.sync, next(turn)))
+                longest = max(longest, next(turn)())
                 done += 1
                 before = perf_counter()
-            return self._checked(Round(done, before - started, longest))
+            return self._checked(work, Round(done, before - started, longest))
 
         return run
 
-    def threads(self, billables: Sequence[str], callers: int) -> Contestant:
+    def threads(self, billables: Sequence[str], callers: int, work: Work = PAIRS) -> Contestant:
         def run(limit: Limit) -> Round:
             done = [0] * callers
             longest = [0.0] * callers
             start = threading.Barrier(callers + 1)
+            calls = [work.call(self.sync, billable) for billable in billables]
 
             def call(number: int) -> None:
-                turn = cycle(billables[number::callers] or billables)
+                turn = cycle(calls[number::callers] or calls)
                 start.wait()
                 ends = perf_counter() + limit.seconds
                 while perf_counter() < ends:
-                    longest[number] = max(longest[number], _pair(self.sync, next(turn)))
+                    longest[number] = max(longest[number], next(turn)())
                     done[number] += 1
 
             spent = run_threads(call, callers, start)
-            return self._checked(Round(sum(done), spent, max(longest), tuple(done)))
+            return self._checked(work, Round(sum(done), spent, max(longest), tuple(done)))
 
         return run
 
-    def tasks(self, billables: Sequence[str], callers: int) -> Contestant:
+    def tasks(self, billables: Sequence[str], callers: int, work: Work = PAIRS) -> Contestant:
         def run(limit: Limit) -> Round:
-            return self._checked(self._loop.run(self._tasks(billables, callers=callers, seconds=limit.seconds)))
+            tasks = self._tasks(work, billables, callers=callers, seconds=limit.seconds)
+            return self._checked(work, self._loop.run(tasks))
 
         return run
 
-    async def _tasks(self, billables: Sequence[str], *, callers: int, seconds: float, pairs: int = 1) -> Round:
-        """Run callers that go on for so many seconds, and for at least so many pairs each."""
+    async def _tasks(
+        self, work: Work, billables: Sequence[str], *, callers: int, seconds: float, least: int = 1
+    ) -> Round:
+        """Run callers that go on for so many seconds, and do at least so much each."""
         done = [0] * callers
         longest = [0.0] * callers
+        calls = [await work.call_async(self._ts, billable) for billable in billables]
         started = perf_counter()
 
         async def call(number: int) -> None:
-            turn = cycle(billables[number::callers] or billables)
-            while done[number] < pairs or perf_counter() - started < seconds:
-                before = perf_counter()
-                meter = self._ts.meter.billable(next(turn)).using_provider("manual", "m")
-                hold = await meter.hold(tokens=PAIR_TOKENS)
-                between = perf_counter()
-                await hold.settle(input_tokens=5, output_tokens=5)
-                longest[number] = max(longest[number], between - before, perf_counter() - between)
+            turn = cycle(calls[number::callers] or calls)
+            while done[number] < least or perf_counter() - started < seconds:
+                longest[number] = max(longest[number], await next(turn)())
                 done[number] += 1
 
         await asyncio.gather(*(call(number) for number in range(callers)))
         return Round(sum(done), perf_counter() - started, max(longest), tuple(done))
 
-    def _checked(self, done: Round) -> Round:
-        before, now = self._before, self._database.totals()
-        tokens = done.pairs * PAIR_TOKENS
-        used, days = now.tokens_used - before.tokens_used, now.tokens_of_days - before.tokens_of_days
-        if (used, now.tokens_held, days) != (tokens, 0, tokens):
-            raise WrongTotals(
-                f"{done.pairs} pairs of {PAIR_TOKENS} tokens: {used} counted, {days} in days, {now.tokens_held} held."
-            )
+    def _checked(self, work: Work, done: Round) -> Round:
+        counted = work.counted(done.done)
+        expected = replace(self._before + counted, tokens_held=0, credits_held_nanos=0)
+        now = self._database.totals()
+        if now != expected:
+            raise WrongTotals(f"{done.done} {work.name} were to make {expected} of {self._before}, and made {now}.")
         self._before = now
         return done
 
 
-def _pair(ts: Tallystick, billable: str) -> float:
-    """Run one pair. Returns the longer of its two waits, in seconds."""
-    before = perf_counter()
-    hold = ts.meter.billable(billable).using_provider("manual", "m").hold(tokens=PAIR_TOKENS)
-    between = perf_counter()
-    hold.settle(input_tokens=5, output_tokens=5)
-    return max(between - before, perf_counter() - between)
+def require_health(database: Database) -> None:
+    """Have the doctor recompute every number of a database from the records that prove it.
+
+    Raises:
+        WrongTotals: one differs.
+    """
+    with Tallystick(database.url) as ts:
+        drift = [str(finding) for finding in ts.doctor().findings if finding.severity == "drift"]
+    if drift:
+        raise WrongTotals(f"{database.url}: {len(drift)} numbers differ, first: {'; '.join(drift[:3])}")

@@ -16,10 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.databases import Databases
+from benchmarks.databases import Database, Databases
 from benchmarks.lane import Ours
 from benchmarks.rounds import Contestant, Limit
-from benchmarks.workload import BILLABLES
+from benchmarks.work import Work
 
 __all__ = ["print_profile"]
 
@@ -27,46 +27,44 @@ _LINES = 12
 _WRITER = "tallystick-lane"
 
 
-def print_profile(console: Console, databases: Databases, seconds: float) -> None:
-    """Print what a pair costs on the processor and which functions that is, for one caller and for many."""
+def print_profile(console: Console, databases: Databases, work: Work, seconds: float) -> None:
+    """Print what work costs on the processor and which functions that is, for one caller and for many."""
     for who, callers in (("1 caller", 1), ("64 async callers", 64)):
-        console.rule(f"{databases.kind}, {who}")
-        _print_processor_time(console, databases, callers, seconds)
+        console.rule(f"{databases.kind}, {work.name}, {who}")
+        name = f"profile_{work.name}_{callers}"
+        _print_processor_time(console, databases.fresh(name), work, callers, seconds)
         caller = cProfile.Profile()
-        with closing(_opened(databases, f"profile_{callers}_caller")) as ours:
-            run = _run(ours, callers)
+        with closing(Ours(databases.fresh(f"{name}_caller"))) as ours:
+            ours.warm_up(work.billables, work)
+            run = _run(ours, work, callers)
             caller.enable()
-            pairs = run(Limit(seconds)).pairs
+            done = run(Limit(seconds)).done
             caller.disable()
-        console.print(_functions("The callers' thread", caller, pairs))
+        console.print(_functions("The callers' thread", caller, done))
         if callers > 1:
             writer = cProfile.Profile()
             _profile_next_writer(writer)
-            with closing(_opened(databases, f"profile_{callers}_writer")) as ours:
-                pairs = _run(ours, callers)(Limit(seconds)).pairs + len(BILLABLES)
-            console.print(_functions("The lane's writer", writer, pairs))
+            with closing(Ours(databases.fresh(f"{name}_writer"))) as ours:
+                done = ours.warm_up(work.billables, work)
+                done += _run(ours, work, callers)(Limit(seconds)).done
+            console.print(_functions("The lane's writer", writer, done))
 
 
-def _opened(databases: Databases, name: str) -> Ours:
-    ours = Ours(databases.fresh(name))
-    ours.warm_up(BILLABLES)
-    return ours
+def _run(ours: Ours, work: Work, callers: int) -> Contestant:
+    return ours.one_caller(work.billables, work) if callers == 1 else ours.tasks(work.billables, callers, work)
 
 
-def _run(ours: Ours, callers: int) -> Contestant:
-    return ours.one_caller(BILLABLES) if callers == 1 else ours.tasks(BILLABLES, callers)
-
-
-def _print_processor_time(console: Console, databases: Databases, callers: int, seconds: float) -> None:
-    with closing(_opened(databases, f"profile_{callers}")) as ours:
-        run = _run(ours, callers)
+def _print_processor_time(console: Console, database: Database, work: Work, callers: int, seconds: float) -> None:
+    with closing(Ours(database)) as ours:
+        ours.warm_up(work.billables, work)
+        run = _run(ours, work, callers)
         before, writer_before = time.thread_time(), _writer_time()
         with _collections_watched() as pauses:
             done = run(Limit(seconds))
         caller, writer = time.thread_time() - before, _writer_time() - writer_before
-    each = 1e6 / done.pairs
+    each = 1e6 / done.done
     console.print(
-        f"{done.rate:,.0f} pairs/s: {done.seconds * each:,.0f} µs a pair, of it on the processor "
+        f"{done.rate:,.0f} {work.name}/s: {done.seconds * each:,.0f} µs each, of it on the processor "
         f"{caller * each:,.0f} µs in the callers' thread and {writer * each:,.0f} µs in the lane's writer. "
         f"Python's garbage collection took {sum(pauses) * each:,.1f} µs of these, "
         f"at most {max(pauses, default=0) * 1000:,.0f} ms at once."
@@ -111,14 +109,14 @@ def _profile_next_writer(profile: cProfile.Profile) -> None:
     threading.setprofile(begin)
 
 
-def _functions(title: str, profile: cProfile.Profile, pairs: int) -> Table:
+def _functions(title: str, profile: cProfile.Profile, done: int) -> Table:
     stats: dict[tuple[str, int, str], tuple[Any, ...]] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
     longest = sorted(stats.items(), key=lambda entry: -entry[1][2])[:_LINES]
     table = Table(title=f"{title}: own time (calls of Python look slower under the profiler)", title_style="")
-    table.add_column("µs a pair", justify="right")
-    table.add_column("calls a pair", justify="right")
+    table.add_column("µs each", justify="right")
+    table.add_column("calls each", justify="right")
     table.add_column("function")
     for (file, line, name), (_, calls, own, *_rest) in longest:
         where = f"{Path(file).parent.name}/{Path(file).name}:{line} " if line else ""
-        table.add_row(f"{own / pairs * 1e6:,.1f}", f"{calls / pairs:.2f}", f"{where}{name}")
+        table.add_row(f"{own / done * 1e6:,.1f}", f"{calls / done:.2f}", f"{where}{name}")
     return table

@@ -8,14 +8,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import Comparison
+from benchmarks.comparison import Comparison
 from benchmarks.rounds import Spread
 
 __all__ = ["as_json", "print_table"]
 
 
+_TITLE = "A pair is a hold and its settlement: two calls, two durable answers. A deduction is one."
+
+
 def print_table(console: Console, found: Sequence[Comparison]) -> None:
-    table = Table(title="A pair is a hold and its settlement: two calls, two durable answers", title_style="")
+    table = Table(title=_TITLE, title_style="")
     for column in ("Database", "Case", "Beside"):
         table.add_column(column)
     for column in ("There", "Ours", "Result", "Range", "Target"):
@@ -62,13 +65,13 @@ def as_json(found: Sequence[Comparison]) -> list[dict[str, Any]]:
 def _amount(line: Comparison, spread: Spread | None) -> str:
     if spread is None:
         return ""
-    if line.unit == "pairs/s":
+    if line.is_rate:
         return f"{spread.median:,.0f}/s"
     return _figure(line, getattr(spread, line.decides_by))
 
 
 def _result(line: Comparison, value: float) -> str:
-    return f"{value:.2f} ×" if line.unit == "pairs/s" else _figure(line, value)
+    return f"{value:.2f} ×" if line.is_rate else _figure(line, value)
 
 
 def _figure(line: Comparison, value: float) -> str:
@@ -78,7 +81,7 @@ def _figure(line: Comparison, value: float) -> str:
 def _target(line: Comparison) -> str:
     if line.target is None:
         return ""
-    unit = {"ms": " ms", "pairs/s": " ×", "share": ""}[line.unit]
+    unit = " ×" if line.is_rate else {"ms": " ms", "share": ""}[line.unit]
     return f"{'≤' if line.is_ceiling else '≥'} {line.target:g}{unit}"
 
 

@@ -17,40 +17,48 @@ OTHERS_SHARE_MAX = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long to measure: rounds that count, and turns that are run at most to get them."""
+    """How long to measure: rounds that count, and turns that are run at most to get them.
+
+    `history` is how many events, or ledger entries, a long past has. With `is_examined` the doctor proves what the
+    rounds of credits have left behind; of a long past that takes longer than the rounds.
+    """
 
     rounds: int
     turns_max: int
     round_seconds: float
-    history_events: int
+    history: int
+    is_examined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """When a round ends: after so many seconds, or pairs where these come first."""
+    """When a round ends: after so many seconds, or as soon as so much is done."""
 
     seconds: float
-    pairs: float = inf
+    done: float = inf
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round did. `longest_seconds` is the longest wait for one call, 0 where calls were not timed."""
+    """What one round did: so many pairs, deductions or readings.
 
-    pairs: int
+    `longest_seconds` is the longest wait for one call, 0 where calls were not timed.
+    """
+
+    done: int
     seconds: float
     longest_seconds: float = 0.0
-    pairs_by_caller: tuple[int, ...] = ()
+    done_by_caller: tuple[int, ...] = ()
 
     @property
     def rate(self) -> float:
-        """Pairs per second."""
-        return self.pairs / self.seconds
+        """How much of it was done in a second."""
+        return self.done / self.seconds
 
     @property
     def fairness(self) -> float:
-        """The slowest caller's pairs over the fastest one's."""
-        return min(self.pairs_by_caller) / max(self.pairs_by_caller)
+        """What the slowest caller has done over what the fastest one has."""
+        return min(self.done_by_caller) / max(self.done_by_caller)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +114,7 @@ class Turns:
         for name, run in contestants.items():
             turn[name] = run(limit)
             # A raw writer writes no more than the first contestant: their databases grow alike, and slow down alike.
-            limit = Limit(limit.seconds, min(limit.pairs, turn[name].pairs))
+            limit = Limit(limit.seconds, min(limit.done, turn[name].done))
         return turn
 
 

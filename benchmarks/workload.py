@@ -14,10 +14,12 @@ from operator import itemgetter
 from typing import Any
 
 from benchmarks.writes import HOLD, ROLLUPS, SETTLEMENT, Write
+from tallystick import Money
 from tallystick.identity import new_id
 
 __all__ = [
     "BILLABLES",
+    "DEDUCTION",
     "HOT",
     "PAIR_TOKENS",
     "PLAN",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 PAIR_TOKENS = 10
+DEDUCTION = Money("0.01", "USD")
 PLAN = "benchmark"
 PLAN_TOKENS = 10**15
 """A hard limit that is asked each time and refuses nothing."""

@@ -1,4 +1,4 @@
-"""What a pair writes, as plain SQL for one row each: the engine's own tables, in the form that any driver takes."""
+"""What pairs and deductions write, as plain SQL for one row each: the engine's own tables, in a form for any driver."""
 
 from __future__ import annotations
 
@@ -10,17 +10,36 @@ from sqlalchemy import Table
 
 from tallystick.storage import tables
 
-__all__ = ["CLOSED_HOLDS", "COUNTERS", "EVENTS", "HOLD", "NEW_HOLDS", "ROLLUPS", "SETTLEMENT", "Write"]
+__all__ = [
+    "CLOSED_HOLDS",
+    "COUNTERS",
+    "CREDIT_ACCOUNTS",
+    "DEDUCTION",
+    "EVENTS",
+    "GRANTS",
+    "HOLD",
+    "LEDGER_ENTRIES",
+    "NEW_GRANTS",
+    "NEW_HOLDS",
+    "ROLLUPS",
+    "SETTLEMENT",
+    "STATEMENT_LINES",
+    "Write",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A row for a table: inserted; or replacing or adding to the row that has its key; or changing the row of an id."""
+    """A row for a table: inserted; or replacing or adding to the row that has its key; or changing the row of an id.
+
+    Of a row that is there already, the columns `kept` stay as they are.
+    """
 
     table: Table
     columns: tuple[str, ...]
     on_conflict: str = ""
     is_update: bool = False
+    kept: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -28,8 +47,8 @@ class Write:
 
     @property
     def amounts(self) -> tuple[str, ...]:
-        """The columns beside the key."""
-        return tuple(column for column in self.columns if column not in self.key)
+        """The columns beside the key that change."""
+        return tuple(column for column in self.columns if column not in self.key and column not in self.kept)
 
     def sql(self, placeholder: str) -> str:
         """Return the statement; its values are bound in the order of `columns`."""
@@ -60,8 +79,20 @@ ROLLUPS = (_whole(tables.usage_hourly, "add"), _whole(tables.usage_daily, "add")
 NEW_HOLDS = _whole(tables.holds)
 CLOSED_HOLDS = Write(tables.holds, ("status", "event_id", "closed_at", "id"), is_update=True)
 EVENTS = _whole(tables.usage_events)
+CREDIT_ACCOUNTS = Write(
+    tables.credit_accounts,
+    tuple(column.name for column in tables.credit_accounts.columns),
+    "replace",
+    kept=("id", "created_at"),
+)
+NEW_GRANTS = _whole(tables.grants)
+GRANTS = Write(tables.grants, ("remaining", "held", "warned_at", "id"), is_update=True)
+STATEMENT_LINES = _whole(tables.credit_transactions)
+LEDGER_ENTRIES = _whole(tables.ledger_entries)
 
 HOLD = (COUNTERS, NEW_HOLDS)
 """The transaction of a hold."""
 SETTLEMENT = (COUNTERS, CLOSED_HOLDS, EVENTS, *ROLLUPS)
 """The transaction of a settlement."""
+DEDUCTION = (CREDIT_ACCOUNTS, GRANTS, STATEMENT_LINES, LEDGER_ENTRIES, LEDGER_ENTRIES)
+"""The transaction of a deduction that one grant can give."""

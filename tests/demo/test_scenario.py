@@ -47,7 +47,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     url = f"sqlite:///{tmp_path_factory.mktemp('demo') / 'demo.db'}"
     announced: list[str] = []
     findings = scenario.play(url, announce=announced.append)
-    assert len(announced) == 10
+    assert len(announced) == 15
     return Played(findings, next_commands(url, findings), json.loads(json.dumps(findings.to_dict())))
 
 
@@ -58,9 +58,25 @@ def customer(played: Played, billable: str) -> dict[str, Any]:
 
 
 def stopped(data: dict[str, Any], billable: str) -> dict[str, Any]:
-    [found] = [one for one in data["stopped"] if one["billable"] == billable]
+    found = next(one for one in data["stopped"] if one["billable"] == billable)
     assert isinstance(found, dict)
     return found
+
+
+def wallet(played: Played) -> dict[str, Any]:
+    found = played.data["wallet"]
+    assert isinstance(found, dict)
+    return found
+
+
+def grant(played: Played, reason: str) -> dict[str, Any]:
+    [found] = [one for one in wallet(played)["grants"] if one["reason"] == reason]
+    assert isinstance(found, dict)
+    return found
+
+
+def usd(data: dict[str, Any], *names: str) -> list[Decimal]:
+    return [Decimal(data[name]["amount"]) for name in names]
 
 
 def shown(played: Played, *, width: int, findings: Findings | None = None) -> list[str]:
@@ -83,12 +99,12 @@ def test_every_call_is_accounted_for(played: Played) -> None:
     calls = dict(played.data["calls"])
     assert calls.pop("in_flight_peak") > 1
     assert calls == {
-        "attempted": 136,
-        "refused": 30,
+        "attempted": 180,
+        "refused": 47,
         "replayed": 1,
         "failed": 1,
-        "reached_providers": 105,
-        "recorded": 104,
+        "reached_providers": 132,
+        "recorded": 131,
     }
 
 
@@ -162,11 +178,76 @@ def test_a_retry_calls_once_and_a_failure_leaves_nothing(played: Played) -> None
 
 def test_the_listeners_hear_each_event_once(played: Played) -> None:
     assert played.data["events"] == {
+        "CreditsExpired": 1,
+        "CreditsLow": 2,
         "LimitApproaching": 4,
         "LimitReached": 2,
         "OverageCharged": 2,
         "ProviderCallFailed": 1,
     }
+
+
+# -- credits ----------------------------------------------------------------------------------------------------------
+
+
+def test_of_forty_threads_exactly_as_many_as_the_wallet_can_pay_reach_the_provider(played: Played) -> None:
+    crowd = stopped(played.data, "tenant:ferry")
+    [cost] = {Decimal(error["required"].removesuffix(" USD")) for error in crowd["errors"]}
+    assert crowd["received"] == crowd["room"] == Decimal("0.70") // cost < crowd["attempted"] == 40
+    assert crowd["refused"] == 40 - crowd["received"] == len(crowd["errors"])
+    assert {error["code"] for error in crowd["errors"]} == {"credits_insufficient"}
+
+
+def test_a_payment_that_is_announced_twice_is_added_once(played: Played) -> None:
+    assert [(line["amount"], line["balance_after"]) for line in wallet(played)["statement"][:2]] == [
+        ("0.50", "0.50"),
+        ("0.20", "0.70"),
+    ]
+
+
+def test_each_line_of_the_statement_follows_from_the_one_before_and_none_is_below_zero(played: Played) -> None:
+    balance = Decimal(0)
+    for number, line in enumerate(wallet(played)["statement"], start=1):
+        balance += Decimal(line["amount"]) * (1 if line["type"] == "credit" else -1)
+        assert (line["number"], Decimal(line["balance_after"])) == (number, balance)
+        assert balance >= 0
+    assert [balance] == usd(wallet(played), "balance")
+
+
+def test_gifts_are_burned_before_what_was_paid_for_and_only_that_is_revenue(played: Played) -> None:
+    gift, paid = grant(played, "promotion"), grant(played, "top-up")
+    assert usd(gift, "used", "left") == [Decimal("0.20"), 0]
+    accounts = {name: Decimal(amount) for name, amount in wallet(played)["accounts"].items()}
+    used, refunded = usd(paid, "used", "refunded")
+    assert accounts["revenue"] == used - refunded > 0
+    assert accounts["spent"] == sum(usd(gift, "used") + usd(grant(played, "goodwill"), "used"))
+    cost, given_back = usd(wallet(played), "cost", "refunded")
+    assert accounts["revenue"] + accounts["spent"] == cost - given_back
+    assert sum(accounts.values()) == accounts["held"] == 0
+
+
+def test_a_refund_goes_back_to_the_credits_that_the_call_was_paid_from(played: Played) -> None:
+    [refund] = [line for line in wallet(played)["statement"] if line["source"] == "refund"]
+    assert usd(grant(played, "top-up"), "refunded") == [Decimal(refund["amount"])]
+    assert refund["reverses_id"] in {line["id"] for line in wallet(played)["statement"]}
+
+
+def test_what_is_left_of_a_gift_expires_at_its_instant(played: Played) -> None:
+    [midnight] = wallet(played)["midnights"]
+    before, after = usd(midnight, "before", "after")
+    gift = grant(played, "goodwill")
+    assert usd(gift, "expired", "left") == [before - after, 0]
+    assert before > after
+    assert (midnight["was_enough"], midnight["is_enough"]) == (True, False)
+    [line] = [line for line in wallet(played)["statement"] if line["source"] == "expiry"]
+    assert line["occurred_at"] == gift["expires_at"]
+
+
+def test_a_feature_is_used_by_its_extra_credits_and_then_by_the_days_allowance(played: Played) -> None:
+    first, second = wallet(played)["feature_days"]
+    assert (first["asked"], first["used"], first["extra_used"], first["plan_used"]) == (20, 8, 5, 3)
+    assert (second["asked"], second["used"], second["extra_used"], second["plan_used"]) == (20, 3, 0, 3)
+    assert first["remaining"] == second["remaining"] == 0
 
 
 # -- the report -------------------------------------------------------------------------------------------------------
@@ -187,6 +268,7 @@ def test_the_report_says_the_same_in_a_terminal_without_colour_or_special_charac
     text = content.getvalue().decode("ascii")
     assert "\x1b" not in text
     assert "12 admitted, 28 refused" in text
+    assert "24 calls" in text
     assert "NOT OK" not in text
 
 
@@ -219,7 +301,7 @@ def test_a_database_with_plans_is_left_alone(sqlite_url: str) -> None:
 # -- what a reader does next ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_the_commands_at_the_end_work(played: Played, number: int) -> None:
     command = played.commands[number]
     done = subprocess.run(command.words, capture_output=True, text=True, timeout=60)
@@ -228,7 +310,7 @@ def test_the_commands_at_the_end_work(played: Played, number: int) -> None:
 
 
 def test_there_are_no_more_commands_than_are_tried(played: Played) -> None:
-    assert [command.words[1] for command in played.commands] == ["report", "report", "explain", "doctor"]
+    assert [command.words[1] for command in played.commands] == ["report", "report", "credits", "explain", "doctor"]
 
 
 def test_the_first_lines_run_as_they_are_shown(tmp_path: Path) -> None:
@@ -256,6 +338,8 @@ def test_without_any_sdk_it_goes_by_plain_http(played: Played, sqlite_url: str) 
     assert data["calls"]["reached_providers"] == played.data["calls"]["reached_providers"]
     assert stopped(data, "user:ada")["received"] == 12
     assert data["failures"][0]["status"] == 429
+    assert stopped(data, "tenant:ferry")["received"] == stopped(played.data, "tenant:ferry")["received"]
+    assert data["wallet"]["balance"] == wallet(played)["balance"]
     # What was sent is the same, and so is what was charged beyond the limit.
     assert [charge["amount"] for charge in data["overages"]] == [charge["amount"] for charge in played.data["overages"]]
 
@@ -291,3 +375,4 @@ def test_it_plays_on_postgresql_too(played: Played, postgres_url: str, capsys: p
     assert [data[name] for name in ("tokens", "cost", "events")] == [
         played.data[name] for name in ("tokens", "cost", "events")
     ]
+    assert data["wallet"]["accounts"] == wallet(played)["accounts"]

@@ -1,4 +1,4 @@
-"""The demo's customers: six billables that differ in what happens at their limit."""
+"""The demo's customers: seven billables that differ in what happens at their limit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,34 @@ if TYPE_CHECKING:
     from tallystick.app import Tallystick
     from tallystick.limits.decision import LimitCheck
 
-__all__ = ["ADA", "BEN", "CUSTOMERS", "GUEST", "LIGHTHOUSE", "OLDMILL", "RIVERBANK", "Agreement", "agreed", "set_up"]
+__all__ = [
+    "ADA",
+    "BEN",
+    "CUSTOMERS",
+    "FERRY",
+    "GUEST",
+    "LIGHTHOUSE",
+    "OLDMILL",
+    "POSTER",
+    "POSTERS_A_DAY",
+    "RIVERBANK",
+    "Agreement",
+    "agreed",
+    "set_up",
+    "set_up_prepaid",
+]
 
 ADA = "user:ada"
 BEN = "user:ben"
+FERRY = "tenant:ferry"
 GUEST = "user:guest"
 OLDMILL = "tenant:oldmill"
 RIVERBANK = "tenant:riverbank"
 LIGHTHOUSE = "tenant:lighthouse"
-CUSTOMERS = (ADA, BEN, OLDMILL, RIVERBANK, LIGHTHOUSE, GUEST)
+CUSTOMERS = (ADA, BEN, OLDMILL, RIVERBANK, LIGHTHOUSE, FERRY, GUEST)
+
+POSTER = "poster"
+POSTERS_A_DAY = 3
 
 
 def set_up(ts: Tallystick) -> None:
@@ -42,6 +61,12 @@ def set_up(ts: Tallystick) -> None:
     ts.limits.override(BEN, end=ts.limits.check(BEN).resets_at, token_limit=25_000, reason="Conference")
 
 
+def set_up_prepaid(ts: Tallystick) -> None:
+    """Subscribe the customer who pays in advance, to a plan that limits no calls and a feature."""
+    ts.plans.create("prepaid", "Prepaid", features={POSTER: {"value": POSTERS_A_DAY, "reset": "daily"}})
+    ts.subscriptions.create(FERRY, "prepaid", billing_mode="credits")
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """What was agreed with a billable, in words."""
@@ -55,9 +80,12 @@ class Agreement:
 def agreed(ts: Tallystick, billable: str) -> Agreement:
     """Return what is in force for a billable now."""
     try:
-        plan = ts.subscriptions.get(billable).plan
+        subscription = ts.subscriptions.get(billable)
     except NotFound:
         return Agreement("none", "none", "-")
+    plan = subscription.plan
+    if subscription.billing_mode == "credits":
+        return Agreement(plan.slug, "its wallet", "stop")
     at_limit = {"charge": "charge", "allow": "let pass"}.get(plan.overage_behavior or "block", "stop")
     note = None
     for override in ts.limits.overrides(billable):

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from tallystick.demo.check import Check
 from tallystick.demo.customers import CUSTOMERS, RIVERBANK, Agreement, agreed
+from tallystick.demo.wallet_findings import WalletFindings, wallet_checks, wallet_findings
 from tallystick.money import Money
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from tallystick.app import Tallystick
     from tallystick.demo.provider_server import ServedRequest
     from tallystick.demo.scenes import Observations
+    from tallystick.demo.wallet_scenes import WalletObservations
     from tallystick.doctor import Diagnosis
     from tallystick.invoicing.overages import OverageCharge
     from tallystick.limits.decision import LimitCheck
@@ -25,20 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Check", "CustomerUse", "Findings", "ModelUse", "Traffic", "gather"]
 
 EVENTS_MAX = 10_000
+FEATURE_USE = "feature"
 UNITS = ("tokens", "characters")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Something that has to be so: what was expected, and what was found."""
-
-    name: str
-    expected: str
-    found: str
-
-    @property
-    def ok(self) -> bool:
-        return self.expected == self.found
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +60,9 @@ class CustomerUse:
 
     @property
     def percentage(self) -> float | None:
-        return None if self.agreement.limit == "none" else self.standing.usage_percentage
+        """How much of the limit was used; None without one, and where a wallet pays, which has what it has."""
+        has_limit = self.standing.token_limit is not None or self.standing.cost_limit is not None
+        return self.standing.usage_percentage if has_limit else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +92,7 @@ class Findings:
     customers: tuple[CustomerUse, ...]
     models: tuple[ModelUse, ...]
     overages: tuple[OverageCharge, ...]
+    wallet: WalletFindings
     explanation: Explanation
     diagnosis: Diagnosis
     checks: tuple[Check, ...]
@@ -106,6 +100,11 @@ class Findings:
     @property
     def ok(self) -> bool:
         return all(check.ok for check in self.checks)
+
+    @property
+    def recorded(self) -> int:
+        """How many calls were recorded."""
+        return sum(model.calls for model in self.models)
 
     @property
     def cost(self) -> Money:
@@ -129,7 +128,7 @@ class Findings:
                 "replayed": len(self.seen.retries),
                 "failed": len(self.seen.failures),
                 "reached_providers": self.traffic.calls,
-                "recorded": self.diagnosis.events,
+                "recorded": self.recorded,
                 "in_flight_peak": self.traffic.in_flight_peak,
             },
             "seconds": round(self.traffic.seconds, 3),
@@ -163,6 +162,7 @@ class Findings:
                 }
                 for charge in self.overages
             ],
+            "wallet": self.wallet.to_dict(),
             "explanation": self.explanation.to_dict(),
             "doctor": {
                 "ok": self.diagnosis.ok,
@@ -175,18 +175,21 @@ class Findings:
         }
 
 
-def gather(ts: Tallystick, seen: Observations, traffic: Traffic) -> Findings:
+def gather(ts: Tallystick, seen: Observations, told: WalletObservations, traffic: Traffic) -> Findings:
     """Ask the database what was recorded, and compare it with what the application and the server saw."""
-    events = ts.usage.events(limit=EVENTS_MAX)
+    events = tuple(ts.usage.events(limit=EVENTS_MAX))
+    calls = tuple(event for event in events if event.resource_type != FEATURE_USE)
+    wallet = wallet_findings(ts, told, calls, (event for event in events if event.resource_type == FEATURE_USE))
     overages = tuple(ts.overages.list())
     customers = tuple(_customer_use(ts, billable) for billable in CUSTOMERS)
-    models = tuple(_models(events, traffic.answered))
+    models = tuple(_models(calls, traffic.answered))
     diagnosis = ts.doctor()
     checks = (
         *_scene_checks(seen, traffic),
-        *_count_checks(seen, traffic, models, diagnosis),
+        *_count_checks(seen, traffic, models),
         *_standing_checks(customers),
         _overage_check(ts, overages),
+        *wallet_checks(wallet),
         Check("amiss, says the doctor, who computes every number again", "nothing", _found_by(diagnosis)),
     )
     return Findings(
@@ -195,6 +198,7 @@ def gather(ts: Tallystick, seen: Observations, traffic: Traffic) -> Findings:
         customers=customers,
         models=models,
         overages=overages,
+        wallet=wallet,
         explanation=ts.usage.explain(overages[0].usage_event_id if overages else events[0].id),
         diagnosis=diagnosis,
         checks=checks,
@@ -202,9 +206,13 @@ def gather(ts: Tallystick, seen: Observations, traffic: Traffic) -> Findings:
 
 
 def _customer_use(ts: Tallystick, billable: str) -> CustomerUse:
-    totals = ts.usage.stats(billable).totals
+    statistics = ts.usage.stats(billable)
+    totals = statistics.totals
+    calls = totals.events - sum(
+        group.totals.events for group in statistics.by_resource_type if group.name == FEATURE_USE
+    )
     return CustomerUse(
-        billable, agreed(ts, billable), totals.events, totals.total_tokens, totals.cost, ts.limits.check(billable)
+        billable, agreed(ts, billable), calls, totals.total_tokens, totals.cost, ts.limits.check(billable)
     )
 
 
@@ -235,14 +243,14 @@ def _model_use(name: tuple[str, str], events: Sequence[UsageEvent], counted: int
 def _scene_checks(seen: Observations, traffic: Traffic) -> Iterable[Check]:
     for limited in seen.limited:
         yield Check(
-            f"calls of {limited.billable} reached the provider",
+            f"of {limited.billable}'s calls got through: {limited.what}",
             f"{limited.room:,} of {limited.attempted:,}",
             f"{limited.received:,} of {limited.attempted:,}",
         )
     for retry in seen.retries:
         recorded = len(set(retry.usage_event_ids))
         yield Check(
-            f"call and record of {retry.key}, sent twice with one idempotency key",
+            f"call and record of {retry.key}, sent twice with one key",
             "1 + 1",
             f"{retry.received} + {recorded}",
         )
@@ -254,13 +262,15 @@ def _scene_checks(seen: Observations, traffic: Traffic) -> Iterable[Check]:
     )
 
 
-def _count_checks(
-    seen: Observations, traffic: Traffic, models: Sequence[ModelUse], diagnosis: Diagnosis
-) -> Iterable[Check]:
+def _count_checks(seen: Observations, traffic: Traffic, models: Sequence[ModelUse]) -> Iterable[Check]:
     replayed = sum(retry.replayed for retry in seen.retries)
     sent = seen.attempted - seen.refused - replayed
     yield Check("calls reached the providers in all", f"{sent:,}", f"{traffic.calls:,}")
-    yield Check("calls were answered, and are recorded", f"{len(traffic.answered):,}", f"{diagnosis.events:,}")
+    yield Check(
+        "calls were answered, and are recorded",
+        f"{len(traffic.answered):,}",
+        f"{sum(model.calls for model in models):,}",
+    )
     counted = dict.fromkeys(UNITS, 0)
     for request in traffic.answered:
         counted[request.unit] += request.input_quantity + request.output_quantity

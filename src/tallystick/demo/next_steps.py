@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tallystick.demo.customers import RIVERBANK
+from tallystick.demo.customers import FERRY, RIVERBANK
 
 if TYPE_CHECKING:
     from tallystick.demo.findings import Findings
@@ -52,6 +52,7 @@ def next_commands(database: str, findings: Findings) -> tuple[NextCommand, ...]:
     return (
         NextCommand((program, "report", "--database", database), "who used what this month"),
         NextCommand((program, "report", "--billable", RIVERBANK, "--database", database), "one customer"),
+        NextCommand((program, "credits", "show", FERRY, "--database", database), "a wallet, and what is left of it"),
         NextCommand((program, "explain", event_id, "--database", database), "a charge, taken apart"),
         NextCommand((program, "doctor", "--database", database), "every number computed again"),
     )

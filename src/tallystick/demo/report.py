@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from tallystick.demo.clients import PLAIN_HTTP
+from tallystick.demo.layout import Column, Row, aligned, indented, table
 from tallystick.demo.next_steps import FIRST_LINES
+from tallystick.demo.wallet_report import show_feature, show_wallet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from tallystick.demo.findings import CustomerUse, Findings
     from tallystick.demo.next_steps import NextCommand
-    from tallystick.money import Money
 
 __all__ = ["WIDE_COLUMNS", "show"]
 
@@ -37,6 +35,8 @@ def show(console: Console, findings: Findings, commands: Sequence[NextCommand]) 
         ("Who used what", _customers(findings, is_wide=is_wide, ascii_only=console.options.ascii_only)),
         ("By model", _models(findings, is_wide=is_wide)),
         ("Who was stopped, and why", _stopped(findings)),
+        ("A wallet, line by line", show_wallet(findings.wallet, is_wide=is_wide)),
+        ("A feature: so many a day, and extra credits", show_feature(findings.wallet, is_wide=is_wide)),
         ("Overage charged, and one charge down to its price", _overages(findings, is_wide=is_wide)),
         ("Do the books agree?", _checks(findings, is_wide=is_wide)),
         ("In your application", [Text(FIRST_LINES.rstrip())]),
@@ -44,7 +44,7 @@ def show(console: Console, findings: Findings, commands: Sequence[NextCommand]) 
     for title, content in sections:
         console.print(Text(title, style="bold"))
         for part in content:
-            console.print(_indented(part), width=width)
+            console.print(indented(part), width=width)
         console.print()
     console.print(Text("Try next", style="bold"))
     for command in commands:
@@ -64,7 +64,7 @@ def _what_happened(findings: Findings) -> Iterable[RenderableType]:
         f"{seen.attempted} model calls for {len(findings.customers)} customers in {traffic.seconds:.1f} s, up to "
         f"{traffic.in_flight_peak} in flight at once. {seen.refused} were refused before they reached a provider, "
         f"{len(seen.retries)} was sent again and answered from the record, {len(seen.failures)} failed at the "
-        f"provider. The other {findings.diagnosis.events} used {findings.quantity('tokens'):,} tokens and "
+        f"provider. The other {findings.recorded} used {findings.quantity('tokens'):,} tokens and "
         f"{findings.quantity('characters'):,} characters, which cost {findings.cost}."
     )
     sdks = [way for way in traffic.ways.values() if way != PLAIN_HTTP]
@@ -76,9 +76,9 @@ def _what_happened(findings: Findings) -> Iterable[RenderableType]:
 
 
 def _customers(findings: Findings, *, is_wide: bool, ascii_only: bool) -> Iterable[RenderableType]:
-    amounts = _aligned([*(customer.cost for customer in findings.customers), findings.cost])
+    amounts = aligned([*(customer.cost for customer in findings.customers), findings.cost])
     rows = [
-        _Row(
+        Row(
             customer.billable,
             customer.agreement.plan,
             customer.agreement.limit,
@@ -92,28 +92,28 @@ def _customers(findings: Findings, *, is_wide: bool, ascii_only: bool) -> Iterab
         for customer, amount in zip(findings.customers, amounts, strict=False)
     ]
     calls = sum(customer.calls for customer in findings.customers)
-    total = _Row("all", "", "", "", f"{calls:,}", f"{findings.quantity('tokens'):,}", amounts[-1], "", "", style="bold")
+    total = Row("all", "", "", "", f"{calls:,}", f"{findings.quantity('tokens'):,}", amounts[-1], "", "", style="bold")
     columns = (
-        _Column("customer"),
-        _Column("plan"),
-        _Column("limit"),
-        _Column("at limit"),
-        _Column("calls", is_number=True),
-        _Column("tokens", is_number=True),
-        _Column("cost USD", is_number=True),
-        _Column("used", is_number=True),
-        _Column("", wide_only=True),
+        Column("customer"),
+        Column("plan", wide_only=True),
+        Column("limit"),
+        Column("at limit"),
+        Column("calls", is_number=True),
+        Column("tokens", is_number=True),
+        Column("cost USD", is_number=True),
+        Column("used", is_number=True),
+        Column("", wide_only=True),
     )
-    yield _table(columns, [*rows, total], is_wide=is_wide)
+    yield table(columns, [*rows, total], is_wide=is_wide)
     for customer in findings.customers:
         if customer.agreement.note is not None:
             yield Text(customer.agreement.note)
 
 
 def _models(findings: Findings, *, is_wide: bool) -> Iterable[RenderableType]:
-    amounts = _aligned([model.cost for model in findings.models])
+    amounts = aligned([model.cost for model in findings.models])
     rows = [
-        _Row(
+        Row(
             model.provider,
             model.model,
             f"{model.calls:,}",
@@ -127,28 +127,28 @@ def _models(findings: Findings, *, is_wide: bool) -> Iterable[RenderableType]:
         for model, amount in zip(findings.models, amounts, strict=True)
     ]
     columns = (
-        _Column("provider", wide_only=True),
-        _Column("model"),
-        _Column("calls", is_number=True),
-        _Column("input", is_number=True),
-        _Column("output", is_number=True),
-        _Column("unit"),
-        _Column("provider says", is_number=True),
-        _Column("cost USD", is_number=True),
+        Column("provider", wide_only=True),
+        Column("model"),
+        Column("calls", is_number=True),
+        Column("input", is_number=True),
+        Column("output", is_number=True),
+        Column("unit"),
+        Column("provider says", is_number=True),
+        Column("cost USD", is_number=True),
     )
-    yield _table(columns, rows, is_wide=is_wide)
+    yield table(columns, rows, is_wide=is_wide)
 
 
 def _stopped(findings: Findings) -> Iterable[RenderableType]:
     for limited in findings.seen.limited:
-        refused, never_made = len(limited.refusals), limited.attempted - limited.received
+        refused, spared = len(limited.refusals), limited.attempted - limited.received
+        never_made = f"{spared} provider {'call was' if spared == 1 else 'calls were'} never made"
         yield Text.assemble(
             (limited.billable, "bold"),
-            f", {limited.what}: {limited.attempted - refused} admitted, {refused} refused, so {never_made} provider "
-            "calls were never made",
+            f", {limited.what}: {limited.attempted - refused} admitted, {refused} refused, so {never_made}",
         )
         for refusal in limited.refusals[:1]:
-            yield _indented(Text(f"{type(refusal).__name__}: {refusal}", style="red"))
+            yield indented(Text(f"{type(refusal).__name__}: {refusal}", style="red"))
     for failure in findings.seen.failures:
         yield Text.assemble(
             (failure.billable, "bold"),
@@ -159,9 +159,9 @@ def _stopped(findings: Findings) -> Iterable[RenderableType]:
 
 
 def _overages(findings: Findings, *, is_wide: bool) -> Iterable[RenderableType]:
-    amounts = _aligned([*(charge.amount for charge in findings.overages), findings.overage])
+    amounts = aligned([*(charge.amount for charge in findings.overages), findings.overage])
     rows = [
-        _Row(
+        Row(
             charge.billable,
             charge.usage_event_id,
             f"{charge.tokens:,}",
@@ -172,13 +172,13 @@ def _overages(findings: Findings, *, is_wide: bool) -> Iterable[RenderableType]:
     ]
     tokens = sum(charge.tokens for charge in findings.overages)
     columns = (
-        _Column("customer"),
-        _Column("usage event", wide_only=True),
-        _Column("tokens beyond", is_number=True),
-        _Column("price"),
-        _Column("charged USD", is_number=True),
+        Column("customer"),
+        Column("usage event", wide_only=True),
+        Column("tokens beyond", is_number=True),
+        Column("price"),
+        Column("charged USD", is_number=True),
     )
-    yield _table(columns, [*rows, _Row("all", "", f"{tokens:,}", "", amounts[-1], style="bold")], is_wide=is_wide)
+    yield table(columns, [*rows, Row("all", "", f"{tokens:,}", "", amounts[-1], style="bold")], is_wide=is_wide)
     yield from _explained(findings, is_wide=is_wide)
 
 
@@ -188,7 +188,7 @@ def _explained(findings: Findings, *, is_wide: bool) -> Iterable[RenderableType]
     event, overage, plan = explanation.event, explanation.overage, explanation.plan
     decimals = max((-int(line.amount.as_tuple().exponent) for line in explanation.lines), default=0)
     rows = [
-        _Row(
+        Row(
             f"{line.quantity:,}",
             f"{line.unit.replace('_', ' ')}  x {line.rate:f} USD / {line.per:,}",
             f"{line.amount:.{decimals}f}",
@@ -197,22 +197,20 @@ def _explained(findings: Findings, *, is_wide: bool) -> Iterable[RenderableType]
     ]
     source = " ".join(part for part in (explanation.price_source, explanation.price_version) if part)
     total = "none" if explanation.cost is None else f"{explanation.cost.amount:.{decimals}f}"
-    rows.append(_Row(f"{event.total_tokens:,}", f"price: {source}", total, style="bold"))
+    rows.append(Row(f"{event.total_tokens:,}", f"price: {source}", total, style="bold"))
     yield Text.assemble((event.id, "bold"), f", a call of {event.billable} to {event.provider} {event.model}:")
-    yield _indented(
-        _table((_Column("", is_number=True), _Column(""), _Column("", is_number=True)), rows, is_wide=is_wide)
-    )
+    yield indented(table((Column("", is_number=True), Column(""), Column("", is_number=True)), rows, is_wide=is_wide))
     if overage is not None and plan is not None:
         text = (
             f"{overage.tokens:,} of them lie beyond the {plan.monthly_token_limit:,} of plan {plan.slug}: "
             f"x {overage.price_per_1k_tokens} USD / 1,000 = {overage.amount} of overage"
         )
-        yield _indented(Text(text))
+        yield indented(Text(text))
 
 
 def _checks(findings: Findings, *, is_wide: bool) -> Iterable[RenderableType]:
     rows = [
-        _Row(
+        Row(
             Text("ok" if check.ok else "NOT OK", style="green" if check.ok else ""),
             check.found,
             check.expected,
@@ -221,51 +219,8 @@ def _checks(findings: Findings, *, is_wide: bool) -> Iterable[RenderableType]:
         )
         for check in findings.checks
     ]
-    columns = (_Column(""), _Column("is", is_number=True), _Column("must be", is_number=True), _Column("", wraps=True))
-    yield _table(columns, rows, is_wide=is_wide)
-
-
-# -- parts ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A column. One that is `wide_only` is left out of a narrow terminal."""
-
-    title: str
-    is_number: bool = False
-    wide_only: bool = False
-    wraps: bool = False
-
-
-class _Row:
-    def __init__(self, *cells: str | Text, style: str = "") -> None:
-        self.cells = cells
-        self.style = style
-
-
-def _table(columns: Sequence[_Column], rows: Iterable[_Row], *, is_wide: bool) -> Table:
-    """Return a table without lines, which survives being copied into a message."""
-    titled = any(column.title for column in columns)
-    padding = (0, 2 if is_wide else 1, 0, 0)
-    table = Table(box=None, pad_edge=False, padding=padding, header_style="dim", show_header=titled)
-    shown = [index for index, column in enumerate(columns) if is_wide or not column.wide_only]
-    for index in shown:
-        column = columns[index]
-        table.add_column(column.title, justify="right" if column.is_number else "left", no_wrap=not column.wraps)
-    for row in rows:
-        table.add_row(*(row.cells[index] for index in shown), style=row.style)
-    return table
-
-
-def _indented(part: RenderableType) -> Padding:
-    return Padding(part, (0, 0, 0, 2), expand=False)
-
-
-def _aligned(amounts: Sequence[Money]) -> list[str]:
-    """Return amounts with equally many decimals, as many as the finest of them needs."""
-    decimals = max(-int(amount.amount.as_tuple().exponent) for amount in amounts)
-    return [f"{amount.amount:,.{decimals}f}" for amount in amounts]
+    columns = (Column(""), Column("is", is_number=True), Column("must be", is_number=True), Column("", wraps=True))
+    yield table(columns, rows, is_wide=is_wide)
 
 
 def _share(customer: CustomerUse) -> str:

@@ -19,13 +19,15 @@ from rich.console import Console
 
 from tallystick.aio import AsyncTallystick
 from tallystick.app import Tallystick
+from tallystick.clock import FixedClock
 from tallystick.demo.clients import Clients
-from tallystick.demo.customers import set_up
+from tallystick.demo.customers import set_up, set_up_prepaid
 from tallystick.demo.findings import Findings, Traffic, gather
 from tallystick.demo.next_steps import next_commands
 from tallystick.demo.provider_server import ProviderServer
 from tallystick.demo.report import WIDE_COLUMNS, show
 from tallystick.demo.scenes import Scenes
+from tallystick.demo.wallet_scenes import WalletScenes, midnight_before
 from tallystick.errors import Conflict
 
 if TYPE_CHECKING:
@@ -42,10 +44,25 @@ SETTINGS: Mapping[str, Any] = {
     "on_unknown_price": "refuse",
     "on_missing_usage": "error",
     "providers": {"acme": {"class": "tallystick.demo.acme:AcmeProvider"}},
-    "billing": {"currency": "USD", "overage_behavior": "block"},
+    "billing": {"currency": "USD", "overage_behavior": "block", "credit_overdraft_allowed": False},
+    "credits": {
+        "burn_order": "oldest_first",
+        "default_priority": 50,
+        "money_grant_max": 1_000_000,
+        "feature_grant_max": 1_000_000,
+        "reasons": {
+            "top-up": {"kind": "paid"},
+            "promotion": {"kind": "promotional"},
+            "goodwill": {"kind": "promotional"},
+            "referral-bonus": {"kind": "promotional"},
+        },
+    },
     "period": {"type": "monthly", "alignment": "calendar", "timezone": "UTC"},
     "limits": {"approaching_percentage": 80},
 }
+
+CHUNK_SECONDS = 0.002
+"""The pause between two pieces of a stream: it is seen to arrive in pieces, and nobody has to wait for it."""
 
 
 def run(database: str | None = None, console: Console | None = None, *, as_json: bool = False) -> int:
@@ -76,17 +93,25 @@ def play(url: str, *, announce: Callable[[str], None]) -> Findings:
     Raises:
         Conflict: the database has plans or usage already. TallystickError: it cannot be opened.
     """
-    with ProviderServer() as server, Tallystick(url, **SETTINGS) as ts, Clients(server.url) as clients:
+    with (
+        ProviderServer(chunk_seconds=CHUNK_SECONDS) as server,
+        Tallystick(url, **SETTINGS) as ts,
+        Clients(server.url) as clients,
+    ):
         _require_empty(ts, url)
-        set_up(ts)
+        clock = FixedClock(midnight_before(ts.clock.now()))
         scenes = Scenes(ts, server, clients, lambda: AsyncTallystick(url, **SETTINGS))
-        started = time.perf_counter()
-        for title, scene in scenes.program():
-            announce(f"{title} ...")
-            scene()
-        seconds = time.perf_counter() - started
+        with Tallystick(url, clock=clock, **SETTINGS) as prepaid:
+            wallet_scenes = WalletScenes(prepaid, clock, clients, scenes.seen, scenes.calls)
+            set_up_prepaid(prepaid)
+            set_up(ts)
+            started = time.perf_counter()
+            for title, scene in (*scenes.program(), *wallet_scenes.program()):
+                announce(f"{title} ...")
+                scene()
+            seconds = time.perf_counter() - started
         traffic = Traffic(server.calls, server.in_flight_peak, server.requests, seconds, clients.ways)
-        return gather(ts, scenes.seen, traffic)
+        return gather(ts, scenes.seen, wallet_scenes.told, traffic)
 
 
 def _say_nothing(_: str) -> None:

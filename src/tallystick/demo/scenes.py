@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING
 from tallystick.aio import AsyncTallystick
 from tallystick.demo.customers import ADA, BEN, GUEST, LIGHTHOUSE, OLDMILL, RIVERBANK
 from tallystick.errors import LimitExceeded, TallystickError
-from tallystick.events import Event, LimitApproaching, LimitReached, OverageCharged, ProviderCallFailed
+from tallystick.events import (
+    CreditsExpired,
+    CreditsLow,
+    Event,
+    LimitApproaching,
+    LimitReached,
+    OverageCharged,
+    ProviderCallFailed,
+)
 from tallystick.providers.usage import ProviderUsage
 
 if TYPE_CHECKING:
@@ -28,7 +36,17 @@ if TYPE_CHECKING:
     from tallystick.demo.provider_server import ProviderServer
     from tallystick.limits.decision import LimitCheck
 
-__all__ = ["Failure", "Limited", "Observations", "Retry", "Scenes"]
+__all__ = [
+    "PAGE_TOKENS",
+    "SLOW_SECONDS",
+    "SUMMARY_TOKENS",
+    "Failure",
+    "Limited",
+    "Observations",
+    "Retry",
+    "Scenes",
+    "summary",
+]
 
 THREADS = 40
 TASKS = 60
@@ -51,6 +69,8 @@ HANDBOOK = (
 SLOW_SECONDS = 0.4
 QUICK_SECONDS = 0.05
 
+HEARD = (LimitApproaching, LimitReached, OverageCharged, ProviderCallFailed, CreditsLow, CreditsExpired)
+
 
 @dataclass(frozen=True, slots=True)
 class Limited:
@@ -61,7 +81,7 @@ class Limited:
     attempted: int
     room: int
     received: int
-    refusals: tuple[LimitExceeded, ...]
+    refusals: tuple[TallystickError, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +125,7 @@ class Observations:
 
     def listen_to(self, ts: Tallystick | AsyncTallystick) -> None:
         """Note what an engine tells its listeners, in whichever thread it does."""
-        for event_class in (LimitApproaching, LimitReached, OverageCharged, ProviderCallFailed):
+        for event_class in HEARD:
             ts.on(event_class)(self.heard.append)
 
 
@@ -141,7 +161,7 @@ class Scenes:
 
     def a_crowd_at_a_hard_limit(self) -> None:
         ts, room = self._ts, _left(self._ts, ADA) // CALL_TOKENS
-        body = _summary("gpt-4o-mini")
+        body = summary("gpt-4o-mini")
         everybody = threading.Barrier(THREADS)
 
         def summarise(_: int) -> LimitExceeded | None:
@@ -153,7 +173,7 @@ class Scenes:
                 return refusal
             return None
 
-        with self._calls(THREADS, seconds=SLOW_SECONDS) as received, ThreadPoolExecutor(THREADS) as threads:
+        with self.calls(THREADS, seconds=SLOW_SECONDS) as received, ThreadPoolExecutor(THREADS) as threads:
             refusals = tuple(filter(None, threads.map(summarise, range(THREADS))))
         self.seen.limited.append(Limited(ADA, f"{THREADS} threads at once", THREADS, room, received(), refusals))
 
@@ -166,11 +186,11 @@ class Scenes:
         room = left.nanos // cost.nanos if left is not None else DOCUMENTS
         refusals: list[LimitExceeded] = []
         meter = ts.meter.billable(OLDMILL).using_provider("anthropic", model).feature("night-job")
-        with self._calls(DOCUMENTS) as received:
+        with self.calls(DOCUMENTS) as received:
             for number in range(DOCUMENTS):
                 call = meter.with_meta(document=number).estimate(cost=cost)
                 try:
-                    for _ in call.call(lambda: self._clients.anthropic.stream(_summary(model))).response:
+                    for _ in call.call(lambda: self._clients.anthropic.stream(summary(model))).response:
                         pass
                 except LimitExceeded as refusal:
                     refusals.append(refusal)
@@ -182,12 +202,12 @@ class Scenes:
     def a_raised_limit(self) -> None:
         client = self._clients.openai.metered(self._ts, billable=BEN, feature="summary")
         calls = 14
-        with self._calls(calls), ThreadPoolExecutor(calls) as threads:
-            list(threads.map(client.ask, [_summary("gpt-4o")] * calls))
+        with self.calls(calls), ThreadPoolExecutor(calls) as threads:
+            list(threads.map(client.ask, [summary("gpt-4o")] * calls))
 
     def a_stream(self) -> None:
         client = self._clients.openai.metered(self._ts, billable=BEN, feature="chat")
-        with self._calls(1):
+        with self.calls(1):
             for _ in client.stream(_question("gpt-5-mini", "Who may carry a sack?", max_completion_tokens=900)):
                 pass
 
@@ -195,7 +215,7 @@ class Scenes:
         body = _question("gpt-4o", "Write to the miller that his sacks have arrived.", max_tokens=200)
         meter = self._ts.meter.billable(BEN).using_provider("openai", "gpt-4o").feature("letter")
         keyed = meter.with_idempotency_key("letter-77")
-        with self._calls(2) as received:
+        with self.calls(2) as received:
             first, second = (keyed.call(lambda: self._clients.openai.ask(body)) for _ in range(2))
         events = (first.usage_event_id, second.usage_event_id)
         self.seen.retries.append(Retry(BEN, "letter-77", events, second.replayed, received()))
@@ -205,7 +225,7 @@ class Scenes:
         meter = self._ts.meter.billable(BEN).using_provider("openai", "gpt-4o").feature("chat")
         before = self._ts.limits.check(BEN)
         self._server.fail_next(429)
-        with self._calls(1):
+        with self.calls(1):
             try:
                 meter.call(lambda: self._clients.openai.ask(body))
             except Exception as caught:  # noqa: BLE001  # an SDK's own, whichever it is: that is what is shown
@@ -223,37 +243,37 @@ class Scenes:
     # -- limits that do not stop --------------------------------------------------------------------------------------
 
     def a_crowd_of_tasks(self) -> None:
-        with self._calls(TASKS, seconds=SLOW_SECONDS):
+        with self.calls(TASKS, seconds=SLOW_SECONDS):
             asyncio.run(self._summarise_in_tasks())
 
     async def _summarise_in_tasks(self) -> None:
         async with self._open_async() as ts, self._clients.openai_async(calls_at_once=TASKS) as client:
             self.seen.listen_to(ts)
             meter = ts.meter.billable(RIVERBANK).using_provider("openai", "gpt-4o-mini").feature("summary")
-            body = _summary("gpt-4o-mini")
+            body = summary("gpt-4o-mini")
             await asyncio.gather(*(meter.call(lambda: client.ask(body)) for _ in range(TASKS)))
 
     def an_overage(self) -> None:
         client = self._clients.anthropic.metered(self._ts, billable=RIVERBANK, feature="helpdesk")
         questions = ("When does the reading room open?", "May I lend a map?", "What is the fine for a day?")
-        with self._calls(len(questions)):
+        with self.calls(len(questions)):
             for question in questions:
                 client.ask({**_question("claude-sonnet-5", question, max_tokens=300), "system": _cached(HANDBOOK)})
 
     def a_partner(self) -> None:
         gemini = self._ts.meter.billable(LIGHTHOUSE).using_provider("google", "gemini-2.5-flash").feature("translate")
         mistral = self._ts.meter.billable(LIGHTHOUSE).using_provider("mistral", "mistral-small-latest").feature("chat")
-        with self._calls(4):
+        with self.calls(4):
             for _ in range(2):
                 gemini.call(lambda: self._clients.gemini(model="gemini-2.5-flash", text=PAGE, tokens_max=600))
-                mistral.call(lambda: self._clients.mistral(_summary("mistral-small-latest")))
+                mistral.call(lambda: self._clients.mistral(summary("mistral-small-latest")))
 
     def a_guest(self) -> None:
         meter = self._ts.meter.billable(GUEST)
         search = meter.using_provider("openai", "text-embedding-3-small").resource_type("embedding").feature("search")
         rewrite = meter.using_provider("acme", "acme-rewrite-1").feature("rewrite")
         texts = ("Sacks came. Miller glad.", "Who carried it is written in the book.")
-        with self._calls(3):
+        with self.calls(3):
             search.call(
                 lambda: self._clients.openai.embed({"model": "text-embedding-3-small", "input": [PAGE, "mill"]})
             )
@@ -263,7 +283,7 @@ class Scenes:
     # -- counting -----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _calls(self, attempted: int, *, seconds: float = QUICK_SECONDS) -> Iterator[Callable[[], int]]:
+    def calls(self, attempted: int, *, seconds: float = QUICK_SECONDS) -> Iterator[Callable[[], int]]:
         """Note that so many calls are attempted, and count how many of them the provider receives."""
         before = self._server.calls
         self._server.latency_seconds = seconds
@@ -271,7 +291,7 @@ class Scenes:
         yield lambda: self._server.calls - before
 
 
-def _summary(model: str) -> Body:
+def summary(model: str) -> Body:
     return _question(model, PAGE, max_tokens=SUMMARY_TOKENS)
 
 

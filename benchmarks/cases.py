@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from benchmarks.comparison import Case, Comparison, Race
 from benchmarks.credits import DEDUCTIONS, credits
 from benchmarks.floors import GroupWriter, PairWriter
+from benchmarks.quotas import CONSUMPTIONS, quotas
 from benchmarks.rounds import Round, Spread
 from benchmarks.workload import BILLABLES, HOT
 
@@ -131,4 +132,5 @@ def history(race: Race) -> list[Comparison]:
 CASES = (
     *(Case(race.__name__, race) for race in (one_caller, threads, tasks, hot, history)),
     Case("credits", credits, work=DEDUCTIONS),
+    Case("quotas", quotas, work=CONSUMPTIONS),
 )

@@ -41,6 +41,8 @@ from tallystick.credits.wallets import Wallet, Wallets
 from tallystick.demo.provider_server import ProviderServer
 from tallystick.invoicing.overages import Overages
 from tallystick.limits.limits import Limits
+from tallystick.limits.quotas import Quotas
+from tallystick.limits.rates import RateLimits
 from tallystick.metering.hold import Hold
 from tallystick.metering.meter import Meter
 from tallystick.metering.usage import Usage
@@ -48,6 +50,7 @@ from tallystick.plans.plans import Plans
 from tallystick.plans.subscriptions import Subscriptions
 from tallystick.pricing.prices import Prices
 from tallystick.settings import Settings, known_settings
+from tallystick.tenants.tenants import Tenants
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -312,6 +315,8 @@ def public_names(kind: type) -> list[str]:
         ("ts.usage", Usage),
         ("ts.pricing", Prices),
         ("ts.limits", Limits),
+        ("ts.quotas", Quotas),
+        ("ts.rate_limits", RateLimits),
         ("ts.plans", Plans),
         ("ts.subscriptions", Subscriptions),
         ("ts.overages", Overages),
@@ -320,6 +325,7 @@ def public_names(kind: type) -> list[str]:
         ("ts.features", Features),
         ("ts.credits", Credits),
         ("ts.ledger", Ledger),
+        ("ts.tenants", Tenants),
         ("hold", Hold),
         ("", Meter),
     ],

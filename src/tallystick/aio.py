@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import os
 from collections.abc import Callable, Coroutine, Generator, Mapping
+from decimal import Decimal
 from functools import update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
@@ -24,13 +25,19 @@ from tallystick.events import Event
 from tallystick.identity import BillableResolver
 from tallystick.invoicing.overages import Overages
 from tallystick.limits.limits import Limits
+from tallystick.limits.quotas import Quotas
+from tallystick.limits.rates import RateLimits
 from tallystick.metering.flow import run_async
 from tallystick.metering.meter import AsyncMeter
 from tallystick.metering.usage import Usage
+from tallystick.metering.usage_event import UsageEvent
+from tallystick.notify.notifications import Notifications
+from tallystick.notify.webhooks import Webhooks
 from tallystick.plans.plans import Plans
 from tallystick.plans.subscriptions import Subscriptions
 from tallystick.pricing.prices import Prices
 from tallystick.settings import Settings
+from tallystick.tenants.tenants import Tenants
 
 __all__ = ["AsyncTallystick"]
 
@@ -142,6 +149,8 @@ class AsyncUsage(_AsyncNamespace[Usage]):
     get = threaded(Usage.get)
     explain = threaded(Usage.explain)
     reprice = threaded(Usage.reprice)
+    adjust = threaded(Usage.adjust)
+    cleanup = threaded(Usage.cleanup)
     delete_for = threaded(Usage.delete_for)
     anonymize_before = threaded(Usage.anonymize_before)
 
@@ -153,6 +162,52 @@ class AsyncLimits(_AsyncNamespace[Limits]):
     override = threaded(Limits.override)
     overrides = threaded(Limits.overrides)
     end_override = threaded(Limits.end_override)
+
+
+class AsyncQuotas(_AsyncNamespace[Quotas]):
+    """`Quotas`, awaited. `consume` hands its command to the lane without a thread."""
+
+    set = threaded(Quotas.set)
+    delete = threaded(Quotas.delete)
+    get = threaded(Quotas.get)
+    list = threaded(Quotas.list)
+    check = threaded(Quotas.check)
+    enforce = threaded(Quotas.enforce)
+    status = threaded(Quotas.status)
+
+    async def consume(
+        self,
+        tenant: object,
+        resource_type: str,
+        quantity: int | Decimal | str = 1,
+        *,
+        user: object = None,
+        feature: str | None = None,
+        key: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        idempotency_key: str | None = None,
+    ) -> UsageEvent:
+        """Use so much of a resource, as `Quotas.consume`."""
+        flow = self.sync._consumption(
+            tenant,
+            resource_type,
+            quantity,
+            user=user,
+            feature=feature,
+            key=key,
+            metadata=metadata,
+            idempotency_key=idempotency_key,
+        )
+        return await run_async(flow, self.sync._engine.lane)
+
+
+class AsyncRateLimits(_AsyncNamespace[RateLimits]):
+    """`RateLimits`, awaited."""
+
+    set = threaded(RateLimits.set)
+    list = threaded(RateLimits.list)
+    delete = threaded(RateLimits.delete)
+    status = threaded(RateLimits.status)
 
 
 class AsyncPlans(_AsyncNamespace[Plans]):
@@ -284,6 +339,54 @@ class AsyncLedger(_AsyncNamespace[Ledger]):
     reverse = threaded(Ledger.reverse)
 
 
+class AsyncTenants(_AsyncNamespace[Tenants]):
+    """`Tenants`, awaited."""
+
+    create = threaded(Tenants.create)
+    get = threaded(Tenants.get)
+    update = threaded(Tenants.update)
+    suspend = threaded(Tenants.suspend)
+    activate = threaded(Tenants.activate)
+    delete = threaded(Tenants.delete)
+    erase = threaded(Tenants.erase)
+    stats = threaded(Tenants.stats)
+    shadow_report = threaded(Tenants.shadow_report)
+    add_user = threaded(Tenants.add_user)
+    remove_user = threaded(Tenants.remove_user)
+    users = threaded(Tenants.users)
+    attach = threaded(Tenants.attach)
+    list = threaded(Tenants.list)
+
+
+class AsyncNotifications(_AsyncNamespace[Notifications]):
+    """`Notifications`, awaited."""
+
+    send = threaded(Notifications.send)
+    list = threaded(Notifications.list)
+    get = threaded(Notifications.get)
+    mark_read = threaded(Notifications.mark_read)
+    mark_all_read = threaded(Notifications.mark_all_read)
+    unread_count = threaded(Notifications.unread_count)
+    preferences = threaded(Notifications.preferences)
+    set_preference = threaded(Notifications.set_preference)
+    deliver = threaded(Notifications.deliver)
+    messages = threaded(Notifications.messages)
+    dead_letters = threaded(Notifications.dead_letters)
+    retry = threaded(Notifications.retry)
+
+
+class AsyncWebhooks(_AsyncNamespace[Webhooks]):
+    """`Webhooks`, awaited."""
+
+    add = threaded(Webhooks.add)
+    list = threaded(Webhooks.list)
+    get = threaded(Webhooks.get)
+    update = threaded(Webhooks.update)
+    rotate_secret = threaded(Webhooks.rotate_secret)
+    remove = threaded(Webhooks.remove)
+    test = threaded(Webhooks.test)
+
+
 class AsyncTallystick(_AsyncNamespace[Tallystick]):
     """`Tallystick` for asyncio. Opening it is synchronous and short; `await ts.close()`, or `async with`.
 
@@ -306,6 +409,8 @@ class AsyncTallystick(_AsyncNamespace[Tallystick]):
         self.usage = AsyncUsage(self.sync.usage)
         self.pricing: Prices = self.sync.pricing
         self.limits = AsyncLimits(self.sync.limits)
+        self.quotas = AsyncQuotas(self.sync.quotas)
+        self.rate_limits = AsyncRateLimits(self.sync.rate_limits)
         self.plans = AsyncPlans(self.sync.plans)
         self.subscriptions = AsyncSubscriptions(self.sync.subscriptions)
         self.features = AsyncFeatures(self.sync.features)
@@ -313,6 +418,9 @@ class AsyncTallystick(_AsyncNamespace[Tallystick]):
         self.credits = AsyncCredits(self.sync.credits)
         self.ledger = AsyncLedger(self.sync.ledger)
         self.overages = AsyncOverages(self.sync.overages)
+        self.notifications = AsyncNotifications(self.sync.notifications)
+        self.webhooks = AsyncWebhooks(self.sync.webhooks)
+        self.tenants = AsyncTenants(self.sync.tenants)
 
     @property
     def clock(self) -> Clock:

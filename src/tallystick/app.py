@@ -18,13 +18,18 @@ from tallystick.events import Event
 from tallystick.identity import BillableResolver
 from tallystick.invoicing.overages import Overages
 from tallystick.limits.limits import Limits
+from tallystick.limits.quotas import Quotas
+from tallystick.limits.rates import RateLimits
 from tallystick.metering.meter import Meter
 from tallystick.metering.usage import Usage
 from tallystick.metering.wrapping import wrap
+from tallystick.notify.notifications import Notifications
+from tallystick.notify.webhooks import Webhooks
 from tallystick.plans.plans import Plans
 from tallystick.plans.subscriptions import Subscriptions
 from tallystick.pricing.prices import Prices
 from tallystick.settings import Settings
+from tallystick.tenants.tenants import Tenants
 
 __all__ = ["Tallystick"]
 
@@ -70,6 +75,8 @@ class Tallystick:
         self.usage = Usage(self._engine)
         self.pricing = Prices(self._engine)
         self.limits = Limits(self._engine)
+        self.quotas = Quotas(self._engine)
+        self.rate_limits = RateLimits(self._engine)
         self.plans = Plans(self._engine)
         self.subscriptions = Subscriptions(self._engine)
         self.features = Features(self._engine)
@@ -77,6 +84,9 @@ class Tallystick:
         self.credits = Credits(self._engine)
         self.ledger = Ledger(self._engine)
         self.overages = Overages(self._engine)
+        self.notifications = Notifications(self._engine)
+        self.webhooks = Webhooks(self._engine)
+        self.tenants = Tenants(self._engine)
 
     @property
     def clock(self) -> Clock:
@@ -136,7 +146,8 @@ class Tallystick:
         """Do what is due by the clock. Safe to run anywhere, and often.
 
         Holds that ran out are released and reported, credits that ran out are posted, and those that will run out soon
-        are announced, as is the report of a month that has ended, where a handler listens.
+        are announced, as is the report of a month that has ended, where a handler listens. Customers are told of trials
+        and subscriptions that end, and messages that are due are delivered, for a minute at most.
         """
         return run_due_jobs(self._engine)
 

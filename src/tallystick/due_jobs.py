@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
 from tallystick.credits.expiry import expire_grants, warn_of_expiry
 from tallystick.credits.monthly_reports import send_due_reports
+from tallystick.limits.windows import remove_old_windows
 from tallystick.metering.commands import CloseHold, Voided
+from tallystick.notify.delivery import deliver
+from tallystick.notify.due import remove_old, tell_what_is_due
+from tallystick.notify.notification import Deliveries
 from tallystick.storage import tables
 from tallystick.storage.database import HOLD_COLUMNS, hold_from_row
+from tallystick.tenants.erasing import erase_due_tenants
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
@@ -23,12 +28,19 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class DueJobs:
-    """What was done: how many holds and grants expired, how many warnings and monthly reports were sent."""
+    """What was done, as numbers: what expired, which warnings and monthly reports were sent, which tenants erased.
+
+    `notifications` is what the clock had customers told; `deliveries` is what became of the messages that were due.
+    """
 
     holds_expired: int
     grants_expired: int
     expiry_warnings: int
     credit_reports: int
+    notifications: int = 0
+    deliveries: Deliveries = field(default_factory=Deliveries)
+    tenants_erased: int = 0
+    quota_windows_removed: int = 0
 
 
 def run_due_jobs(engine: Engine) -> DueJobs:
@@ -39,7 +51,18 @@ def run_due_jobs(engine: Engine) -> DueJobs:
         grants_expired=expire_grants(engine).grants,
         expiry_warnings=warn_of_expiry(engine),
         credit_reports=send_due_reports(engine),
+        notifications=tell_what_is_due(engine),
+        # After all that tells of something.
+        deliveries=_deliver(engine),
+        tenants_erased=erase_due_tenants(engine),
+        quota_windows_removed=remove_old_windows(engine),
     )
+
+
+def _deliver(engine: Engine) -> Deliveries:
+    done = deliver(engine, _PAGE)
+    remove_old(engine)
+    return done
 
 
 def expire_holds(engine: Engine) -> int:

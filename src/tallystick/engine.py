@@ -20,18 +20,22 @@ from sqlalchemy import Connection, select
 
 from tallystick.clock import Clock, SystemClock
 from tallystick.credits.account import CreditPolicy
-from tallystick.credits.announcing import events_of, notice_event
+from tallystick.credits.announcing import Wants, events_of, notice_event
+from tallystick.credits.posting import Posted
 from tallystick.errors import NotFound, StorageError, TallystickError, UnknownPrice
 from tallystick.events import Event, HoldExpired, LimitApproaching, LimitReached, OverageCharged, UsageRecorded
 from tallystick.handlers import Handlers
 from tallystick.identity import BillableResolver, new_id
+from tallystick.limits.announcing import quota_event
 from tallystick.limits.decision import Standing, check
+from tallystick.limits.rates import rate_limits_of_everybody
 from tallystick.metering.commands import Replayed
 from tallystick.metering.metadata import MetadataPolicy, printable
 from tallystick.metering.recording import Recorded, UsageFacts
 from tallystick.metering.response import Settlement
 from tallystick.metering.usage_event import UsageEvent
 from tallystick.money import CurrencyRates, Money
+from tallystick.notify.outgoing import Outgoing
 from tallystick.period import PeriodKind, PeriodRule, from_micros, parse_instant, to_micros
 from tallystick.plans.loading import load_terms
 from tallystick.plans.terms import InForce, OverageBehavior, Terms, TermsPolicy
@@ -44,7 +48,6 @@ from tallystick.storage.schema import ensure_schema
 from tallystick.storage.workspace import HoldRow
 
 if TYPE_CHECKING:
-    from tallystick.credits.posting import Posted
     from tallystick.metering.call import Attempt, CallContext
     from tallystick.metering.response import MeteredResponse
     from tallystick.pricing import Cost, Pricing, Rate
@@ -77,6 +80,7 @@ class Engine:
             zone=settings.period.timezone,
             overage_behavior=OverageBehavior(settings.billing.overage_behavior),
             grace_period_days=settings.billing.payment_failure_grace_period_days,
+            rate_limits=rate_limits_of_everybody(settings),
         )
         self.metadata_policy = MetadataPolicy(
             bytes_max=settings.metadata.max_bytes,
@@ -99,12 +103,14 @@ class Engine:
             overdraft_limit=_nanos(settings.credits.overdraft_limit),
             minimum_balance=_nanos(settings.credits.minimum_balance),
         )
+        self.outgoing = Outgoing(self)
         self.lane = Lane(
             self._connect_lane,
             self._load_terms,
             now=self.now,
             on_notices=self.announce_notices,
             credit_policy=self.credit_policy,
+            outgoing=self.outgoing,
         )
 
     def open(self) -> None:
@@ -209,10 +215,12 @@ class Engine:
         occurred_at: int,
         flags: tuple[str, ...] = (),
         has_price: bool = True,
+        estimated_tokens: int | None = None,
     ) -> UsageFacts:
         """Return what happened, priced, ready for the lane.
 
-        `has_price` is false for use that is counted and has no price of its own, such as a message.
+        `has_price` is false for use that is counted and has no price of its own, such as a message. `estimated_tokens`
+        is what was asked for before the call, of which rate limits are corrected by what was used.
         """
         # A provider may report anything as its model; it must not be what keeps the use from being recorded.
         model = context.model or printable(usage.model or "")[:_MODEL_LENGTH_MAX]
@@ -242,11 +250,11 @@ class Engine:
             metadata=context.metadata,
             occurred_at=occurred_at,
             recorded_at=self.now(),
-            hour_start=self.hours.bounds_micros(occurred_at)[0],
-            day_start=self.days.bounds_micros(occurred_at)[0],
             billing_mode=context.billing_mode,
             idempotency_key=context.idempotency_key,
             fingerprint=context.fingerprint(),
+            key_id=context.key_id,
+            estimated_tokens=estimated_tokens,
         )
 
     def settlement_of(self, billable: str, replayed: Replayed) -> Settlement:
@@ -307,7 +315,7 @@ class Engine:
         """Send what follows from a use that was committed."""
         if self.handlers.is_empty:
             return
-        events = list(self._events_of(recorded))
+        events = list(self.events_of_use(recorded, self.handlers.wants))
         if events:
             self.handlers.send(events)
 
@@ -316,8 +324,16 @@ class Engine:
         if not (self.handlers.is_empty or posted.replayed):
             self.handlers.send(events_of(posted, self.handlers.wants))
 
-    def _events_of(self, recorded: Recorded) -> Iterable[Event]:
-        wants = self.handlers.wants
+    def events_of_answer(self, answer: object, wants: Wants) -> Iterable[Event]:
+        """Return what follows from a command's answer, as far as somebody wants it. A replay says nothing again."""
+        if isinstance(answer, Recorded):
+            return self.events_of_use(answer, wants)
+        if isinstance(answer, Posted) and not answer.replayed:
+            return events_of(answer, wants)
+        return ()
+
+    def events_of_use(self, recorded: Recorded, wants: Wants) -> Iterable[Event]:
+        """Return what follows from a use that is recorded, as far as somebody wants it."""
         billable, at = str(recorded.row[1]), from_micros(int(recorded.row[-1]))  # type: ignore[call-overload]  # recorded_at is an integer
         if wants(UsageRecorded):
             yield UsageRecorded(billable=billable, at=at, usage=UsageEvent.from_row(recorded.row))
@@ -363,23 +379,26 @@ class Engine:
         """Tell what a batch found out besides its answers: holds and grants that ran out, balances that fell."""
         for notice in notices:
             if isinstance(notice, HoldRow):
-                self._announce_expired(notice)
-            elif (event := notice_event(notice, self.handlers.wants)) is not None:
+                self.logger.warning(
+                    "Hold %s of %s ran out unsettled; what it held is free again.", notice.id, notice.billable
+                )
+            if (event := self.event_of_notice(notice, self.handlers.wants)) is not None:
                 self.handlers.send([event])
 
-    def _announce_expired(self, hold: HoldRow) -> None:
-        at = self.clock.now()
-        self.logger.warning("Hold %s of %s ran out unsettled; what it held is free again.", hold.id, hold.billable)
-        if self.handlers.wants(HoldExpired):
-            held: dict[str, int] = {}
-            for meter, amount in [(claim.key.meter, claim.amount) for claim in hold.claims] + [
-                (pin.unit, pin.amount) for pin in hold.pins
-            ]:
-                held[meter] = held.get(meter, 0) + amount
-            expired = HoldExpired(
-                billable=hold.billable, at=at, hold_id=hold.id, held=held, idempotency_key=hold.idempotency_key
-            )
-            self.handlers.send([expired])
+    def event_of_notice(self, notice: object, wants: Wants) -> Event | None:
+        """Return what is to be told of a notice; None where nobody wants to hear it."""
+        if isinstance(notice, HoldRow):
+            return _hold_expired(notice, self.clock.now()) if wants(HoldExpired) else None
+        return notice_event(notice, wants) or quota_event(notice, wants)
+
+
+def _hold_expired(hold: HoldRow, at: datetime) -> HoldExpired:
+    held: dict[str, int] = {}
+    for meter, amount in [(claim.key.meter, claim.amount) for claim in hold.claims] + [
+        (pin.unit, pin.amount) for pin in hold.pins
+    ]:
+        held[meter] = held.get(meter, 0) + amount
+    return HoldExpired(billable=hold.billable, at=at, hold_id=hold.id, held=held, idempotency_key=hold.idempotency_key)
 
 
 def _nanos(amount: Decimal | None) -> int | None:

@@ -39,6 +39,7 @@ __all__ = [
     "StreamNotFinished",
     "SubscriptionRequired",
     "TallystickError",
+    "TenantSuspended",
     "UnknownPrice",
     "UsageMissing",
 ]
@@ -212,19 +213,71 @@ class FeatureLimitExceeded(LimitExceeded):
 
 
 class QuotaExceeded(LimitExceeded):
-    """A quota of a tenant's resource type has no room."""
+    """A hard quota has no room. `limit_type` is the resource type; `retry_after_seconds` None: it never has room again.
+
+    Quantities are integers, or Decimals where they are fractions; those of a quota of cost are `Money`.
+    """
 
     code = "quota_exceeded"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        billable: str,
+        quota_id: str,
+        resource_type: str,
+        period: str,
+        limit: int | Decimal | Money,
+        used: int | Decimal | Money,
+        held: int | Decimal | Money,
+        requested: int | Decimal | Money,
+        resets_at: datetime | None,
+        retry_after_seconds: float | None,
+    ) -> None:
+        super().__init__(
+            message,
+            billable=billable,
+            limit_type=resource_type,
+            limit=limit,
+            used=used,
+            held=held,
+            requested=requested,
+            resets_at=resets_at,
+        )
+        self.quota_id = quota_id
+        self.resource_type = resource_type
+        self.period = period
+        self.retry_after_seconds = retry_after_seconds
+
 
 class RateLimited(TallystickError):
-    """Too many requests or tokens in too short a time; `retry_after_seconds` says when there is room again."""
+    """Too many in too short a time; `retry_after_seconds` says when there is room again, None: never for so many.
+
+    `limit` for every `per` (second, minute, hour), `remaining` now, and when the whole of it is there again.
+    """
 
     code = "rate_limited"
 
-    def __init__(self, message: str, *, billable: str, retry_after_seconds: float) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        billable: str,
+        resource_type: str,
+        per: str,
+        limit: int | Decimal,
+        remaining: int | Decimal,
+        reset_at: datetime,
+        retry_after_seconds: float | None,
+    ) -> None:
         super().__init__(message)
         self.billable = billable
+        self.resource_type = resource_type
+        self.per = per
+        self.limit = limit
+        self.remaining = remaining
+        self.reset_at = reset_at
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -261,6 +314,20 @@ class BillingError(TallystickError):
     """Billing cannot go on as asked."""
 
     code = "billing_error"
+
+
+class TenantSuspended(BillingError):
+    """The tenant was suspended, or deleted: its calls are refused. What it had in flight is still recorded."""
+
+    code = "tenant_suspended"
+
+    def __init__(self, tenant: str, status: str, reason: str | None) -> None:
+        because = f" ({reason})" if reason else ""
+        remedy = f"Activate it with ts.tenants.activate({tenant!r})." if status == "suspended" else "It cannot be used."
+        super().__init__(f"{tenant} is {status}{because}. {remedy}")
+        self.tenant = tenant
+        self.status = status
+        self.reason = reason
 
 
 class SubscriptionRequired(BillingError):

@@ -32,6 +32,8 @@ __all__ = [
     "LimitReached",
     "OverageCharged",
     "ProviderCallFailed",
+    "QuotaExceeded",
+    "QuotaWarning",
     "SubscriptionCancelled",
     "SubscriptionCreated",
     "TopUpRequested",
@@ -70,6 +72,36 @@ class LimitReached(Event):
 
     limit_type: str
     is_hard: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _QuotaReached(Event):
+    """A threshold of a quota was reached, in percent of its limit. Sent once for each quota, period and limit.
+
+    `scope` is whose part of the use it limits ("user:42", "feature:chat", "key:…"), None for all of it. `current` and
+    `limit` are Money for a quota of cost. `period_start` is None for a quota of all time.
+    """
+
+    quota_id: str
+    resource_type: str
+    period: str
+    scope: str | None
+    threshold: int
+    current: int | Decimal | Money
+    limit: int | Decimal | Money
+    percentage: float
+    is_hard_limit: bool
+    period_start: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaWarning(_QuotaReached):
+    """Use has reached a threshold of a quota, such as 80 percent. Sent once for each threshold, period and limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaExceeded(_QuotaReached):
+    """Use has reached a quota's limit: a hard one has no more room. Sent once for each period and limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

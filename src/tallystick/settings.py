@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal, Inexact
+from email.utils import parseaddr
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
@@ -23,6 +24,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -54,21 +56,28 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BillingSettings",
+    "ChannelSettings",
     "CreditReason",
     "CreditReasonSettings",
     "CreditSettings",
+    "DefaultQuotaSettings",
     "HoldSettings",
     "IdempotencySettings",
     "LimitSettings",
     "MetadataSettings",
     "ModelPriceSetting",
     "ModelPrices",
+    "NotificationSettings",
     "PeriodSettings",
     "ProviderSettings",
+    "ResourceTypeSettings",
     "SettingKey",
     "SettingRow",
     "Settings",
+    "SmtpSettings",
     "StorageSettings",
+    "TenantSettings",
+    "UsageSettings",
     "known_settings",
     "reason_slug",
 ]
@@ -81,6 +90,9 @@ _EXACT = Context(prec=60, traps=[Inexact])
 
 _MODULE_ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*")
 _CURRENCY_PAIR = re.compile(r"[a-z]{3}_[a-z]{3}")
+_LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+_CHANNEL_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+_RESOURCE_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _PROVIDER_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
@@ -153,8 +165,46 @@ def _class_path(value: str) -> str:
     return value
 
 
+def _locale(value: str) -> str:
+    if not _LOCALE.fullmatch(value):
+        raise ValueError('Name a language, and a country if it matters: "en", "pt-BR".')
+    return value.replace("_", "-")
+
+
+def _mail_address(value: str) -> str:
+    _, address = parseaddr(value)
+    name, at, domain = address.partition("@")
+    if not (name and at and domain) or not value.isprintable() or " " in address:
+        raise ValueError('Give an address: "billing@example.com", or "Example <billing@example.com>".')
+    return value
+
+
+def _web_address(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+        raise ValueError('Give an address such as "https://app.example.com/billing".')
+    return value.rstrip("/")
+
+
+def _channel_name(value: str) -> str:
+    if not _CHANNEL_NAME.fullmatch(value) or value in ("email", "in_app", "webhook"):
+        raise ValueError("Name a channel in lower case; email, in_app and webhook are built in.")
+    return value
+
+
 def _separated_names(value: object) -> object:
     return [name for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _ascending(value: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(set(value)))
+
+
+def _resource_type(value: str) -> str:
+    if not _RESOURCE_TYPE.fullmatch(value):
+        raise ValueError('Name a resource type, such as "message", or "requests" or "tokens", counted of every call.')
+    if value == "cost":
+        raise ValueError("Cost has quotas, and no rate limits.")
+    return value
 
 
 def _one_or_more(value: object) -> object:
@@ -197,9 +247,11 @@ _Whole = Annotated[int, BeforeValidator(_not_a_boolean)]
 _Price = Annotated[Decimal, BeforeValidator(_not_a_float), Field(ge=0, le=10**9, decimal_places=18)]
 _Rate = Annotated[Decimal, BeforeValidator(_not_a_float), Field(gt=0, le=10**9, decimal_places=18)]
 _Amount = Annotated[Decimal, BeforeValidator(_not_a_float), Field(ge=0, le=10**9, decimal_places=9)]
+_Quantity = Annotated[Decimal, BeforeValidator(_not_a_float), Field(gt=0, le=10**12, decimal_places=6)]
 _Currency = Annotated[str, AfterValidator(_currency)]
 _Instant = Annotated[datetime, BeforeValidator(_instant)]
 _Name = Annotated[str, _Lowered]
+_Locale = Annotated[str, AfterValidator(_locale)]
 
 
 class _Group(BaseModel):
@@ -432,6 +484,34 @@ class LimitSettings(_Group):
     )
 
 
+class QuotaSettings(_Group):
+    """What a quota does that does not say it itself."""
+
+    thresholds: Annotated[
+        tuple[Annotated[_Whole, Field(ge=1, le=99)], ...], BeforeValidator(_separated_names), AfterValidator(_ascending)
+    ] = Field(
+        default=(80,),
+        description="Shares of a quota at which `QuotaWarning` is sent, in percent; a list given replaces this one",
+    )
+
+
+class RateLimitSettings(_Group):
+    """The rate limits of one resource type that every billable has, unless it has one of its own."""
+
+    per_second: _Quantity | None = Field(default=None, description="How many in a second; none: as many as come")
+    per_minute: _Quantity | None = Field(default=None, description="How many in a minute; none: as many as come")
+    per_hour: _Quantity | None = Field(default=None, description="How many in an hour; none: as many as come")
+    burst: _Quantity | None = Field(
+        default=None, description="How many at once after a pause; none: as many as the limit itself"
+    )
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.per_second is None and self.per_minute is None and self.per_hour is None:
+            raise ValueError("Give per_second, per_minute or per_hour.")
+        return self
+
+
 class HoldSettings(_Group):
     """What is reserved before a call, and for how long."""
 
@@ -488,6 +568,188 @@ class StorageSettings(_Group):
         default="full",
         description="SQLite: `full` survives a power cut; `normal` is faster and may lose the last commits to one",
     )
+    prune_after_days: _Whole = Field(
+        default=90,
+        ge=1,
+        le=36_500,
+        description="Days that `tallystick cleanup` keeps events, unless it is told otherwise",
+    )
+
+
+class ResourceTypeSettings(_Group):
+    """What a resource type is counted in."""
+
+    unit: Annotated[str, Field(min_length=1, max_length=50)] = Field(
+        default="unit", description='What one of it is called, such as "minute"'
+    )
+    fractions: bool = Field(default=False, description="Whether parts of a unit are recorded, such as 0.5")
+
+
+# They take parts of a unit: of files some count the number and some the size, and so with the others.
+_BUILT_IN_RESOURCE_TYPES = {
+    name: ResourceTypeSettings(unit=unit, fractions=True)
+    for name, unit in {
+        "message": "message",
+        "completion": "completion",
+        "file_upload": "file",
+        "file_storage": "GB",
+        "vector_query": "query",
+        "tool_call": "call",
+        "embedding": "embedding",
+    }.items()
+}
+
+
+class UsageSettings(_Group):
+    """What is logged as used, and until when."""
+
+    resource_types: _Frozen[str, ResourceTypeSettings] = Field(default_factory=lambda: MappingProxyType({}))
+    strict_resource_types: bool = Field(
+        default=False,
+        description="Refuse a resource type that is neither built in nor registered, such as a misspelt one",
+    )
+    late_event_days: Annotated[_Whole, Field(ge=1, le=36_500)] | None = Field(
+        default=None, description="Days after which a use can no longer be logged late; none: however old it is"
+    )
+
+    def resource_type(self, name: str) -> ResourceTypeSettings | None:
+        """Return what is known of a resource type: as it is registered, else as it is built in, else nothing."""
+        return self.resource_types.get(name) or _BUILT_IN_RESOURCE_TYPES.get(name)
+
+    @property
+    def known_resource_types(self) -> tuple[str, ...]:
+        """The names of all resource types that are known, the built-in ones first."""
+        return tuple(dict.fromkeys((*_BUILT_IN_RESOURCE_TYPES, *self.resource_types)))
+
+
+_QuotaLimit = Annotated[Decimal, BeforeValidator(_not_a_float), Field(ge=0, le=10**12, decimal_places=6)]
+
+
+class DefaultQuotaSettings(_Group):
+    """The quotas of one resource type that a new tenant gets, by period."""
+
+    hourly: _QuotaLimit | None = Field(default=None, description="Limit of each hour; none: no such quota")
+    daily: _QuotaLimit | None = Field(default=None, description="Limit of each day; none: no such quota")
+    weekly: _QuotaLimit | None = Field(default=None, description="Limit of each week; none: no such quota")
+    monthly: _QuotaLimit | None = Field(default=None, description="Limit of each month; none: no such quota")
+    yearly: _QuotaLimit | None = Field(default=None, description="Limit of each year; none: no such quota")
+    total: _QuotaLimit | None = Field(default=None, description="Limit for all time; none: no such quota")
+    is_hard_limit: bool = Field(default=True, description="Refuse past the limit, rather than only warn of it")
+    notification_threshold: Annotated[_Whole, Field(ge=1, le=99)] = Field(
+        default=80, description="Share of the limit at which `QuotaWarning` is sent, in percent"
+    )
+
+    @property
+    def limits(self) -> Mapping[str, Decimal]:
+        """The limits that are set, by period."""
+        periods = ("hourly", "daily", "weekly", "monthly", "yearly", "total")
+        found = {period: getattr(self, period) for period in periods}
+        return {period: limit for period, limit in found.items() if limit is not None}
+
+
+class TenantSettings(_Group):
+    """What holds for every tenant."""
+
+    erase_after_days: Annotated[_Whole, Field(ge=0, le=36_500)] | None = Field(
+        default=None, description="Days after its deletion at which a tenant's usage and data are erased; none: never"
+    )
+    default_quotas: _Frozen[str, DefaultQuotaSettings] = Field(default_factory=lambda: MappingProxyType({}))
+
+
+class SmtpSettings(_Group):
+    """The mail server through which notifications are sent; without a host no mail is sent."""
+
+    host: str | None = Field(default=None, description="Mail server; none: no mail is sent")
+    port: _Whole = Field(default=587, ge=1, le=65_535, description="Port of the mail server")
+    security: Annotated[Literal["starttls", "tls", "none"], _Lowered] = Field(
+        default="starttls", description="Encryption: `starttls`, `tls` from the start (port 465), or `none`"
+    )
+    username: str | None = Field(default=None, description="User at the mail server; none: no login")
+    password: SecretStr | None = Field(default=None, description="Password at the mail server; it is never shown")
+    sender: Annotated[str, AfterValidator(_mail_address)] | None = Field(
+        default=None, description='From whom mail comes, such as "Example <billing@example.com>"; needed with a host'
+    )
+    timeout_seconds: _Whole = Field(
+        default=10, ge=1, le=300, description="Seconds to wait for the mail server at each step"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_sender(self) -> Self:
+        if self.host is not None and self.sender is None:
+            raise SettingError("sender", self.sender, 'Say from whom mail comes: "Example <billing@example.com>".')
+        return self
+
+
+class ChannelSettings(_Group):
+    """A channel of the application's own, over which notifications go out."""
+
+    class_path: Annotated[str, AfterValidator(_class_path)] | None = Field(
+        default=None, alias="class", description='Class that sends on this channel, such as "application.sms:Sms"'
+    )
+
+
+class NotificationSettings(_Group):
+    """What customers are told, how it reaches them, and how patiently it is delivered."""
+
+    enabled: bool = Field(default=True, description="Tell customers of quotas, credits, trials and payments by itself")
+    locale: _Locale = Field(default="en", description="Language of a customer without one: `en`, `pt-BR`, or your own")
+    product: str = Field(
+        default="", max_length=100, description="Name of your product, as mails sign with it; none: no name"
+    )
+    base_url: Annotated[str, AfterValidator(_web_address)] | None = Field(
+        default=None, description="Where links in notifications lead, such as https://app.example.com/billing"
+    )
+    templates: str | None = Field(
+        default=None, description="Folder of texts and templates of your own, which replace the built-in ones"
+    )
+    address_of: Annotated[str, AfterValidator(_class_path)] | None = Field(
+        default=None,
+        description='Function from a billable to its e-mail address, such as "application.mail:address_of"',
+    )
+    digest_hour: _Whole = Field(
+        default=8, ge=0, le=23, description="Hour of the day, in the customer's zone, at which digests go out"
+    )
+    mails_per_hour: _Whole = Field(
+        default=10, ge=1, le=10_000, description="Mails to one customer in an hour; what comes beyond waits as a digest"
+    )
+    attempts_max: _Whole = Field(
+        default=10, ge=1, le=100, description="Attempts to deliver a message before it is a dead letter"
+    )
+    lease_seconds: _Whole = Field(
+        default=300, ge=30, le=86_400, description="Seconds after which another worker takes over from one that died"
+    )
+    threads: _Whole = Field(default=8, ge=1, le=64, description="Destinations that one process delivers to at a time")
+    webhook_timeout_seconds: _Whole = Field(
+        default=10, ge=1, le=120, description="Seconds that a webhook endpoint has for its answer"
+    )
+    webhook_private_addresses: bool = Field(
+        default=False, description="Let webhooks go to private and local addresses, which only tests should need"
+    )
+    webhook_disable_after_days: _Whole = Field(
+        default=5, ge=1, le=365, description="Days of nothing but failures after which an endpoint is disabled"
+    )
+    trial_warning_days: _Whole = Field(
+        default=3, ge=0, le=90, description="Days before a trial ends at which it is told; 0: never"
+    )
+    subscription_warning_days: _Whole = Field(
+        default=7, ge=0, le=90, description="Days before a subscription ends at which it is told; 0: never"
+    )
+    keep_days: _Whole = Field(default=365, ge=1, le=36_500, description="Days after which notifications are removed")
+    outbox_keep_days: _Whole = Field(
+        default=14, ge=1, le=3650, description="Days after which messages that were sent are removed"
+    )
+    smtp: SmtpSettings = Field(default_factory=SmtpSettings)
+    channels: _Frozen[Annotated[str, AfterValidator(_channel_name)], ChannelSettings] = Field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+    @model_validator(mode="after")
+    def _leases_outlast_attempts(self) -> Self:
+        slowest = max(self.webhook_timeout_seconds, self.smtp.timeout_seconds)
+        if self.lease_seconds < 2 * slowest:
+            remedy = f"Give at least {2 * slowest}: twice the seconds that an attempt may take."
+            raise SettingError("lease_seconds", self.lease_seconds, remedy)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,10 +813,17 @@ class Settings(BaseSettings):
     credits: CreditSettings = Field(default_factory=CreditSettings)
     period: PeriodSettings = Field(default_factory=PeriodSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    quotas: QuotaSettings = Field(default_factory=QuotaSettings)
+    rate_limits: _Frozen[Annotated[str, AfterValidator(_resource_type)], RateLimitSettings] = Field(
+        default_factory=lambda: MappingProxyType({})
+    )
     holds: HoldSettings = Field(default_factory=HoldSettings)
     metadata: MetadataSettings = Field(default_factory=MetadataSettings)
     idempotency: IdempotencySettings = Field(default_factory=IdempotencySettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
+    usage: UsageSettings = Field(default_factory=UsageSettings)
+    tenants: TenantSettings = Field(default_factory=TenantSettings)
+    notifications: NotificationSettings = Field(default_factory=NotificationSettings)
 
     _given: tuple[Mapping[KeyPath, Given], ...] = PrivateAttr(default=())
 
@@ -627,11 +896,17 @@ def known_settings() -> tuple[SettingKey, ...]:
     )
 
 
+_HIDDEN = "***"
+
 _PLACEHOLDERS = {
     "providers": "<name>",
+    "rate_limits": "<resource_type>",
     "models": "<model>",
     "currency_rates": "<source>_<target>",
     "reasons": "<reason>",
+    "resource_types": "<resource_type>",
+    "default_quotas": "<resource_type>",
+    "channels": "<channel>",
 }
 
 
@@ -656,12 +931,16 @@ def _group_inside(annotation: object) -> type[BaseModel] | None:
 _KNOWN = KnownKeys(path for path, _ in _fields(Settings))
 
 
+# Of these, what is not set is not worth a line.
+_SPARSE = (ModelPrices, ProviderSettings, CreditReasonSettings, DefaultQuotaSettings, RateLimitSettings)
+
+
 def _values(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, object]]:
-    """Walk all values in force. Of prices and reasons, only what is set; one of several dated prices has its number."""
+    """Walk all values in force. Of prices and the like only what is set; one of several dated prices has its number."""
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
             inner = getattr(value, name)
-            if inner is not None or not isinstance(value, ModelPrices | ProviderSettings | CreditReasonSettings):
+            if inner is not None or not isinstance(value, _SPARSE):
                 yield from _values(inner, (*path, field.alias or name))
     elif isinstance(value, Mapping) and value:
         for name, inner in value.items():
@@ -674,6 +953,8 @@ def _values(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, object
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, SecretStr):
+        return _HIDDEN
     if isinstance(value, str):
         return without_password(value)
     if isinstance(value, Decimal):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tallystick.clock import SystemClock
 from tallystick.errors import ConfigurationError, TallystickError
+from tallystick.notify.channels import load_named
+from tallystick.notify.wording import Wordings
 from tallystick.pricing import Catalogue, PriceOverride, Pricing
 from tallystick.providers.registry import load_provider
 from tallystick.settings import ModelPriceSetting, SettingRow, Settings
@@ -62,6 +65,7 @@ def validate(database: str | None = None, config: str | os.PathLike[str] | None 
     state = _database_state(settings)
     checks += [state] if isinstance(state, Check) else _database_checks(settings, state)
     checks += _provider_checks(settings)
+    checks += _notification_checks(settings)
     checks += _price_checks(settings)
     has_plans = isinstance(state, DatabaseState) and state.is_current
     checks += _currency_checks(settings, _plans(database, config) if has_plans else [])
@@ -131,6 +135,37 @@ def _provider_checks(settings: Settings) -> Iterator[Check]:
             f"{default!r} is neither configured nor in the price catalogue: its calls have no price",
             f"Correct the name, or set providers.{default}.models.<model> prices.",
         )
+
+
+def _notification_checks(settings: Settings) -> Iterator[Check]:
+    """Look at what sends notifications: it would otherwise be missed when the first one goes out."""
+    stated = settings.notifications
+    named = {f"notifications.channels.{name}.class": one.class_path for name, one in stated.channels.items()}
+    for setting, path in {**named, "notifications.address_of": stated.address_of}.items():
+        if path is None:
+            continue
+        try:
+            load_named(setting, path)
+        except TallystickError as error:
+            yield Check("notifications", PROBLEM, error.message)
+        except Exception as error:  # noqa: BLE001  # importing runs the application's own code, which may raise anything
+            yield Check("notifications", PROBLEM, f"{path} cannot be imported: {error!r}")
+        else:
+            yield Check("notifications", OK, f"{path} was imported")
+    try:
+        Wordings(stated.templates, stated.locale)
+    except TallystickError as error:
+        yield Check("notifications", PROBLEM, error.message)
+    if stated.smtp.host is None:
+        return
+    if find_spec("jinja2") is None:
+        yield Check("mail", WARNING, "Jinja2 is missing: mail is text alone", "Install tallystick[mail].")
+    elif stated.smtp.security == "none" and stated.smtp.username is not None:
+        yield Check(
+            "mail", WARNING, "The password goes to the mail server unencrypted", "Set notifications.smtp.security."
+        )
+    else:
+        yield Check("mail", OK, f"{stated.smtp.host}:{stated.smtp.port}, {stated.smtp.security}")
 
 
 def _price_checks(settings: Settings) -> Iterator[Check]:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tallystick.cli.adjust import adjust
+from tallystick.cli.cleanup import cleanup
 from tallystick.cli.credits import cleanup_expired_credits, credits_commands
 from tallystick.cli.demo import demo
 from tallystick.cli.doctor import doctor
@@ -16,16 +18,22 @@ from tallystick.cli.imports import import_file
 from tallystick.cli.init import init
 from tallystick.cli.limits import limits
 from tallystick.cli.migrate import migrate
+from tallystick.cli.notifications import notifications
 from tallystick.cli.plans import plans
+from tallystick.cli.quotas import quotas
+from tallystick.cli.rate_limits import rate_limits
 from tallystick.cli.report import report
 from tallystick.cli.reprice import reprice
 from tallystick.cli.subscriptions import subscriptions
+from tallystick.cli.tenants import tenants
 from tallystick.cli.validate import validate
+from tallystick.cli.webhooks import webhooks
 
 __all__ = ["application"]
 
 _TRY, _SET_UP, _USE, _CUSTOMERS = "To try it", "Set up and check", "Usage and costs", "Plans and limits"
 _CREDITS = "Credits"
+_NOTIFICATIONS = "Notifications"
 
 application = typer.Typer(
     name="tallystick",
@@ -67,8 +75,15 @@ application.command(rich_help_panel=_USE)(events)
 application.command(rich_help_panel=_USE)(explain)
 application.command("import", rich_help_panel=_USE)(import_file)
 application.command(rich_help_panel=_USE)(reprice)
+application.command(rich_help_panel=_USE)(adjust)
+application.command(rich_help_panel=_USE)(cleanup)
+application.add_typer(tenants, rich_help_panel=_CUSTOMERS)
 application.add_typer(plans, rich_help_panel=_CUSTOMERS)
 application.add_typer(subscriptions, rich_help_panel=_CUSTOMERS)
 application.add_typer(limits, rich_help_panel=_CUSTOMERS)
+application.add_typer(quotas, rich_help_panel=_CUSTOMERS)
+application.add_typer(rate_limits, rich_help_panel=_CUSTOMERS)
 application.add_typer(credits_commands, rich_help_panel=_CREDITS)
 application.command("cleanup-expired-credits", rich_help_panel=_CREDITS)(cleanup_expired_credits)
+application.add_typer(notifications, rich_help_panel=_NOTIFICATIONS)
+application.add_typer(webhooks, rich_help_panel=_NOTIFICATIONS)

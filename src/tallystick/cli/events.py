@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tallystick.cli.account_zone import account_zone
 from tallystick.cli.figures import amounts, count
 from tallystick.cli.instants import instant, zone_named
 from tallystick.cli.options import AsJson, Billable, Config, Database, End, Start, open_existing
@@ -35,7 +36,7 @@ def events(
     Their ids are what tallystick explain takes.
     """
     with open_existing(database, config) as ts:
-        zone = zone_named(ts.settings.period.timezone)
+        zone = zone_named(account_zone(ts, billable))
         page = ts.usage.events(
             billable,
             start=None if start is None else instant(start, zone, field="start"),

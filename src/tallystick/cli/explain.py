@@ -25,7 +25,8 @@ _FLAGS = {
     "past_limit": "lay beyond a limit and was not charged for it",
     "partial": "the stream broke off",
     "shadow": "a limit would have refused it",
-    "correction": "corrects the cost of an earlier event",
+    "correction": "corrects the cost or the quantity of an earlier use",
+    "backdated": "recorded when its period was over",
     "overdraft": "used more than the wallet had; the rest is owed",
 }
 
@@ -121,8 +122,12 @@ def _cost_sentences(explanation: Any) -> list[str]:
         sentences.append(f"Overage      {amount(over.amount)}: {what}{rate} ({over.id})")
     sentences += [f"Paid         {share}" for share in explanation.credits]
     for correction in explanation.corrections:
-        cost = "no cost" if correction.cost is None else amount(correction.cost)
-        sentences.append(f"Corrected    {cost}, recorded {correction.recorded_at:%Y-%m-%d %H:%M} UTC ({correction.id})")
-    if explanation.corrections and explanation.cost_now is not None:
+        changed = f"{count(correction.quantity)} {correction.resource_type}"
+        if correction.price is not None:
+            changed = "no cost" if correction.cost is None else amount(correction.cost)
+        sentences.append(
+            f"Corrected    {changed}, recorded {correction.recorded_at:%Y-%m-%d %H:%M} UTC ({correction.id})"
+        )
+    if any(one.price is not None for one in explanation.corrections) and explanation.cost_now is not None:
         sentences.append(f"Cost now     {amount(explanation.cost_now)}")
     return sentences

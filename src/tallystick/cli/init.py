@@ -31,14 +31,40 @@ _HEAD = """\
 # Settings that are not set by default, or that name something of one's own, by example.
 _EXAMPLES = {
     "default_provider": '"openai"',
-    "storage.prune_after_days": "400",
     "credits.overdraft_limit": '"20.00"',
     "credits.minimum_balance": '"5.00"',
+    "usage.late_event_days": "90",
+    "tenants.erase_after_days": "90",
+    "notifications.base_url": '"https://app.example.com/billing"',
+    "notifications.templates": '"templates"',
+    "notifications.address_of": '"application.mail:address_of"',
+    "notifications.smtp.host": '"smtp.example.com"',
+    "notifications.smtp.username": '"billing"',
+    "notifications.smtp.password": '"of the mail server"',
+    "notifications.smtp.sender": '"Example <billing@example.com>"',
 }
 _CURRENCY_RATES = """\
 # One unit of the first currency is so many of the second. Never inverted, and never taken for 1.
 #[billing.currency_rates]
 #usd_eur = "0.92"
+"""
+_RATE_LIMITS = """\
+# How many everybody may use who has no rate limit of their own: requests, tokens, or any resource type.
+#[rate_limits.requests]
+#per_second = 20
+#per_minute = 300
+"""
+_RESOURCE_TYPES = """\
+# Resource types of your own, and whether parts of a unit count.
+#[usage.resource_types.minute]
+#unit = "minute"
+#fractions = true
+"""
+_DEFAULT_QUOTAS = """\
+# The quotas that a new tenant gets, by resource type and period.
+#[tenants.default_quotas.message]
+#daily = 1000
+#monthly = 10000
 """
 _REASONS = """\
 # What a reason of a grant means: its kind (paid or promotional), and what holds where a grant does not say.
@@ -98,7 +124,8 @@ def settings_file(database: str | None) -> str:
     """Return the text of a settings file in which nothing but the database, if one is given, is in force."""
     from tallystick.settings import known_settings
 
-    return "\n".join([_HEAD, *_lines(known_settings(), database), "", _CURRENCY_RATES, _REASONS, _PROVIDERS])
+    groups = (_CURRENCY_RATES, _REASONS, _RATE_LIMITS, _RESOURCE_TYPES, _DEFAULT_QUOTAS, _PROVIDERS)
+    return "\n".join([_HEAD, *_lines(known_settings(), database), "", *groups])
 
 
 def _lines(settings: Sequence[SettingKey], database: str | None) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tallystick.cli.account_zone import account_zone
 from tallystick.cli.figures import amount, amounts, bar, count, counts, percentage, sparkline
 from tallystick.cli.instants import instant, month, zone_named
 from tallystick.cli.options import AsJson, Billable, Config, Database, End, Start, open_existing
@@ -39,6 +40,7 @@ class Range:
     start: datetime | None
     end: datetime | None
     label: str
+    zone: str
 
     def contains(self, at: datetime) -> bool:
         return (self.start is None or self.start <= at) and (self.end is None or at < self.end)
@@ -62,25 +64,25 @@ def report(
     This month, --month, or from --start until --end. Amounts in tables are rounded for the eye; JSON has them exactly.
     """
     with open_existing(database, config) as ts:
-        wanted = _range(ts, month_name, start, end)
+        wanted = _range(ts, billable, month_name, start, end)
         stats = ts.usage.stats(billable, wanted.start, wanted.end)
         interval = _interval(wanted)
         points = ts.usage.time_series(billable, wanted.start, wanted.end, interval=interval)
         groupings = _groupings(by, billable)
         if as_json:
-            print_json(_as_json(ts, wanted, stats, (interval, points), groupings))
+            print_json(_as_json(wanted, stats, (interval, points), groupings))
             return
         out = console()
         _print_heading(out, ts, wanted, stats)
         if _is_used(stats):
-            _print_chart(out, interval, points, ts.settings.period.timezone)
+            _print_chart(out, interval, points, wanted.zone)
             for grouping in groupings:
                 groups = _groups(stats, grouping)
                 # A table that says only that nothing has a name is not worth its lines, unless it was asked for.
                 if by is not None or any(group.name for group in groups):
                     _print_groups(out, grouping, groups, top)
         if billable is not None and wanted.contains(ts.clock.now()):
-            print_standing(out, ts.limits.check(billable), ts.settings.period.timezone)
+            print_standing(out, ts.limits.check(billable), wanted.zone)
 
 
 def totals_as_json(totals: Any) -> dict[str, object]:
@@ -96,20 +98,20 @@ def totals_as_json(totals: Any) -> dict[str, object]:
     }
 
 
-def _range(ts: Tallystick, month_name: str | None, start: str | None, end: str | None) -> Range:
-    zone = zone_named(ts.settings.period.timezone)
+def _range(ts: Tallystick, billable: str | None, month_name: str | None, start: str | None, end: str | None) -> Range:
+    zone = zone_named(account_zone(ts, billable))
     if month_name is not None and (start is not None or end is not None):
         raise InvalidInput("month", month_name, "Give --month, or --start and --end.")
     if start is None and end is None:
         now = ts.clock.now()
         period = calendar_period(PeriodKind.MONTHLY, now, zone.key) if month_name is None else month(month_name, zone)
-        return Range(period.start, period.end, period.label)
+        return Range(period.start, period.end, period.label, zone.key)
     starts = None if start is None else instant(start, zone, field="start")
     ends = None if end is None else instant(end, zone, field="end")
     label = " ".join(
         part for part in (f"from {start}" if start else "", f"until just before {end}" if end else "") if part
     )
-    return Range(starts, ends, label)
+    return Range(starts, ends, label, zone.key)
 
 
 def _groupings(by: Grouping | None, billable: str | None) -> tuple[Grouping, ...]:
@@ -136,7 +138,7 @@ def _interval(wanted: Range) -> str:
 
 
 def _as_json(
-    ts: Tallystick, wanted: Range, stats: Any, series: tuple[str, Sequence[Any]], groupings: Sequence[Grouping]
+    wanted: Range, stats: Any, series: tuple[str, Sequence[Any]], groupings: Sequence[Grouping]
 ) -> dict[str, object]:
     interval, points = series
     return {
@@ -144,7 +146,7 @@ def _as_json(
         "start": wanted.start,
         "end": wanted.end,
         "label": wanted.label,
-        "timezone": ts.settings.period.timezone,
+        "timezone": wanted.zone,
         "totals": totals_as_json(stats.totals),
         "by": {
             grouping.replace("-", "_"): [
@@ -169,7 +171,7 @@ def _print_heading(out: Console, ts: Tallystick, wanted: Range, stats: Any) -> N
     from rich.text import Text
 
     who, totals = stats.billable or "all billables", stats.totals
-    out.print(Text.assemble("Usage of ", (who, "bold"), f", {wanted.label} ({ts.settings.period.timezone})"))
+    out.print(Text.assemble("Usage of ", (who, "bold"), f", {wanted.label} ({wanted.zone})"))
     out.print()
     if not _is_used(stats):
         out.print(f"  Nothing was used.{_last_month(ts, stats.billable)}")
@@ -192,7 +194,7 @@ def _last_month(ts: Tallystick, billable: str | None) -> str:
     months = ts.usage.time_series(billable, interval="month")
     if not months:
         return ""
-    last = months[-1].start.astimezone(zone_named(ts.settings.period.timezone))
+    last = months[-1].start.astimezone(zone_named(account_zone(ts, billable)))
     return f" The last use is in {months[-1].label}: --month {last:%Y-%m}"
 
 

@@ -11,7 +11,7 @@ from tallystick.money import Money
 from tallystick.period import from_micros
 from tallystick.storage.statements import TRANSACTION_COLUMNS
 
-__all__ = ["events_of", "notice_event"]
+__all__ = ["Wants", "events_of", "notice_event"]
 
 Wants = Callable[[type[Event]], bool]
 

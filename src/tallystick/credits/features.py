@@ -38,7 +38,7 @@ from tallystick.errors import CallInProgress, Conflict, InvalidInput, NotFound, 
 from tallystick.identity import billable_reference, new_id, user_reference
 from tallystick.limits.counters import CounterKey
 from tallystick.metering.call import CallContext
-from tallystick.metering.commands import InProgress, Replayed, UseFeature
+from tallystick.metering.commands import Consume, InProgress, Replayed
 from tallystick.metering.flow import Flow, Read
 from tallystick.metering.input import checked_name
 from tallystick.metering.recording import Recorded
@@ -277,13 +277,13 @@ class Features:
         )
         if key is not None:
             facts.idempotency_key, facts.fingerprint = key.key, key.fingerprint
-        answer: Recorded | Replayed | InProgress = yield UseFeature(
+        answer: Recorded | Replayed | InProgress = yield Consume(
             facts,
             engine.currency_rates,
+            engine.settings.enforcement,
+            of_feature=True,
             uses_credits=use_extra_credits,
             subscription_id=subject.subscription_id,
-            is_enforced=engine.settings.enforcement == "on",
-            is_shadow=engine.settings.enforcement == "shadow",
         )
         if isinstance(answer, InProgress):
             raise CallInProgress(idempotency_key or "", answer.hold_id)

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tallystick.credits.reporting import ReportRange, credit_report
 from tallystick.events import CreditReportDue
+from tallystick.notify.outgoing import Told
 from tallystick.period import Period, PeriodKind, PeriodRule, from_micros
 from tallystick.storage import tables
 
@@ -31,7 +32,7 @@ def send_due_reports(engine: Engine) -> int:
 
     The first month is the one of the first grant; months that were missed are made up for, the oldest first.
     """
-    if not engine.settings.credits.report_monthly or not engine.handlers.wants(CreditReportDue):
+    if not engine.settings.credits.report_monthly or not _is_wanted(engine):
         return 0
     now = engine.now()
     month = _first_due(engine)
@@ -39,13 +40,21 @@ def send_due_reports(engine: Engine) -> int:
     while month is not None and month.bounds_micros[1] <= now:
         start, end = month.bounds_micros
         report = credit_report(engine, ReportRange(start, end, None))
-        if not _take(engine, start, now):
+        due = CreditReportDue(billable="*", at=from_micros(now), report=report)
+        if not _take(engine, start, due, now):
             # Another process is at it, and goes on with the months that follow.
             break
-        engine.handlers.send([CreditReportDue(billable="*", at=from_micros(now), report=report)])
+        engine.handlers.send([due])
         sent += 1
         month = month.next()
     return sent
+
+
+def _is_wanted(engine: Engine) -> bool:
+    """Say whether a handler of this process, or a webhook endpoint, hears of reports."""
+    return engine.handlers.wants(CreditReportDue) or engine.read(
+        lambda connection: engine.outgoing.hears(connection, CreditReportDue)
+    )
 
 
 def _first_due(engine: Engine) -> Period | None:
@@ -66,13 +75,16 @@ def _first_due(engine: Engine) -> Period | None:
     return None if first_grant is None else rule.at(from_micros(first_grant))
 
 
-def _take(engine: Engine, period_start: int, now: int) -> bool:
-    """Say whether this process is the first to want the month."""
+def _take(engine: Engine, period_start: int, due: CreditReportDue, now: int) -> bool:
+    """Say whether this process is the first to want the month. Webhooks are told of it in the same transaction."""
 
     def insert(connection: Connection) -> bool:
         dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
         row = dialect.insert(tables.job_runs).values(job=_JOB, period_start=period_start, created_at=now)
         taken = connection.execute(row.on_conflict_do_nothing(), execution_options={"preserve_rowcount": True})
-        return bool(taken.rowcount == 1)
+        is_first = bool(taken.rowcount == 1)
+        if is_first:
+            engine.outgoing.tell(connection, [Told(None, due)])
+        return is_first
 
     return engine.lane.transact(insert)

@@ -18,6 +18,7 @@ from tallystick.credits.proof import SPENDING, cap_counters, named_spending, run
 from tallystick.doctor.finding import Finding, differences, unequal_sums
 from tallystick.limits.counters import CounterKey
 from tallystick.metering.erasure import PSEUDONYM
+from tallystick.metering.rollup_zones import rollup_zones
 from tallystick.plans.loading import load_terms
 from tallystick.plans.terms import Terms
 from tallystick.storage import tables
@@ -129,9 +130,10 @@ class _Periods:
     def __init__(self, engine: Engine, connection: Connection, billables: Iterable[str]) -> None:
         self._connection = connection
         self._now = engine.now()
-        # Only anniversaries differ from account to account.
+        # Only anniversaries, and tenants' own zones, differ from account to account.
         self._everybody = Terms("", engine.terms_policy)
-        own = billables if engine.terms_policy.is_anniversary else ()
+        zones = rollup_zones(connection, engine.terms_policy.zone)
+        own = billables if engine.terms_policy.is_anniversary else [one for one in billables if one in zones]
         self._terms = load_terms(connection, own, engine.terms_policy)
 
     def start(self, billable: str, period: str, at: int) -> int:

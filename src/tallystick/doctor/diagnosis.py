@@ -11,6 +11,7 @@ from tallystick.credits.snapshot import read_snapshot
 from tallystick.doctor.allowances import allowance_findings
 from tallystick.doctor.credits import credit_findings
 from tallystick.doctor.finding import Finding
+from tallystick.doctor.quotas import quota_findings
 from tallystick.doctor.usage import price_findings, usage_findings
 from tallystick.storage import tables
 
@@ -45,6 +46,7 @@ def _examined(engine: Engine, connection: Connection, *, prices: bool) -> Diagno
         *usage_findings(engine, connection),
         *credit_findings(connection),
         *allowance_findings(engine, connection),
+        *quota_findings(engine, connection),
     ]
     if prices:
         findings += price_findings(connection)

@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Connection, case, cast, func, literal, or_, select
+from sqlalchemy import BigInteger, Connection, and_, case, cast, func, literal, or_, select
 
 from tallystick.doctor.finding import Finding, differences
-from tallystick.period import from_micros
+from tallystick.metering.rollup_zones import rollup_zones
+from tallystick.period import PeriodKind, PeriodRule, from_micros
 from tallystick.plans.terms import BillingMode
 from tallystick.pricing.cost import Cost
 from tallystick.storage import tables
@@ -24,6 +25,7 @@ __all__ = ["price_findings", "usage_findings"]
 # Every zone's full hours lie on a quarter of an hour of UTC, so sums by quarter can be put into any zone's hours.
 _QUARTER_HOUR_MICROS = 15 * 60 * 1_000_000
 _NO_USE = (0,) * len(ROLLUP_SUMS)
+_NO_SUMS = (0,) * 4
 
 
 def usage_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
@@ -34,6 +36,7 @@ def usage_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
     yield from _hold_findings(engine, connection)
     yield from _overage_findings(connection)
     yield from _unpriced_findings(connection)
+    yield from _removed_findings(connection)
 
 
 def _used_findings(connection: Connection) -> Iterator[Finding]:
@@ -63,27 +66,93 @@ def _held_findings(connection: Connection) -> Iterator[Finding]:
         for meter, scope, period, period_start, amount in json.loads(claims):
             expected[billable, meter, scope, period, period_start] += amount
     columns = (counters.c.billable, counters.c.meter, counters.c.scope, counters.c.period, counters.c.period_start)
-    rows = connection.execute(select(*columns, counters.c.held).where(counters.c.held != 0))
+    # Of a rate limit's bucket, both numbers together are its level.
+    is_held = and_(counters.c.held != 0, ~counters.c.meter.startswith("rate:", autoescape=True))
+    rows = connection.execute(select(*columns, counters.c.held).where(is_held))
     yield from differences("held", expected, {tuple(row[:5]): int(row[5]) for row in rows})
 
 
 def _rollup_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
-    """Compare hours with events, where events are all there, and days with hours."""
+    """Compare hours with events, and days with hours; where clean-up has removed events, the sums of the day."""
+    zones = _Zones(engine, connection)
+    removed = _removed_days(connection)
     hourly: dict[tuple[Any, ...], tuple[int, ...]] = {}
     days_of_hours: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    cleaned: dict[tuple[Any, ...], tuple[int, ...]] = {}
     for key, sums in _rollup_rows(connection, tables.usage_hourly):
-        hourly[key] = sums
-        day = engine.days.bounds_micros(key[1])[0]
+        day = zones.day(key[0], key[1])
         _add(days_of_hours, (key[0], day, *key[2:]), sums)
+        if (key[0], day) in removed:
+            _add(cleaned, (key[0], day, key[-1]), _sums_of_a_day(sums))
+        else:
+            hourly[key] = sums
     daily = dict(_rollup_rows(connection, tables.usage_daily))
     yield from differences("day", days_of_hours, daily, nothing=(_NO_USE,))
-    kept = tables.usage_removed
-    removed = set(connection.execute(select(kept.c.billable).where(kept.c.rollups_kept.is_(True))).scalars())
     expected: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    expected_days = {(*day, currency): sums for day, found in removed.items() for currency, sums in found.items()}
     for key, sums in _event_sums(connection):
-        hour = engine.hours.bounds_micros(key[1])[0]
-        _add(expected, (key[0], hour, *key[2:]), sums)
-    yield from differences("hour", _without(expected, removed), _without(hourly, removed), nothing=(_NO_USE,))
+        day = zones.day(key[0], key[1])
+        if (key[0], day) in removed:
+            _add(expected_days, (key[0], day, key[-1]), _sums_of_a_day(sums))
+        else:
+            _add(expected, (key[0], zones.hour(key[0], key[1]), *key[2:]), sums)
+    yield from differences("hour", expected, hourly, nothing=(_NO_USE,))
+    yield from differences(
+        "cleaned-up day", expected_days, cleaned, remedy="Events and what was removed prove it.", nothing=(_NO_SUMS,)
+    )
+
+
+class _Zones:
+    """The hours and days of accounts, each in its own zone (µs)."""
+
+    def __init__(self, engine: Engine, connection: Connection) -> None:
+        default = engine.settings.period.timezone
+        self._zone_of = rollup_zones(connection, default)
+        self._rules = {
+            zone: (PeriodRule(PeriodKind.HOURLY, zone), PeriodRule(PeriodKind.DAILY, zone))
+            for zone in {default, *self._zone_of.values()}
+        }
+        self._default = default
+
+    def hour(self, billable: str, at: int) -> int:
+        return self._rules[self._zone_of.get(billable, self._default)][0].bounds_micros(at)[0]
+
+    def day(self, billable: str, at: int) -> int:
+        return self._rules[self._zone_of.get(billable, self._default)][1].bounds_micros(at)[0]
+
+
+def _removed_days(connection: Connection) -> dict[tuple[str, int], dict[str, tuple[int, ...]]]:
+    """Read what clean-up has removed: by account and day, then by currency."""
+    removed = tables.removed_days.c
+    amounts = (removed.events, removed.quantity, removed.total_tokens, removed.total_cost)
+    found: dict[tuple[str, int], dict[str, tuple[int, ...]]] = defaultdict(dict)
+    for billable, day, currency, *sums in connection.execute(
+        select(removed.billable, removed.day_start, removed.currency, *amounts)
+    ):
+        found[billable, day][currency] = tuple(int(one) for one in sums)
+    return found
+
+
+def _sums_of_a_day(sums: tuple[int, ...]) -> tuple[int, ...]:
+    """Return those of a rollup's sums that are kept of removed events."""
+    return tuple(sums[ROLLUP_SUMS.index(name)] for name in ("events", "quantity", "total_tokens", "total_cost"))
+
+
+def _removed_findings(connection: Connection) -> Iterator[Finding]:
+    removed = tables.removed_days.c
+    query = select(
+        func.coalesce(func.sum(removed.events), 0), func.count(removed.billable.distinct()), func.max(removed.day_start)
+    )
+    events, billables, last = connection.execute(query).one()
+    if billables:
+        yield Finding(
+            "removed by clean-up",
+            "usage",
+            "its sums in the rollups",
+            f"{int(events)} events of {billables} billables, up to {from_micros(last):%Y-%m-%d}",
+            "Rollups, counters, overages and the ledger still have them.",
+            severity="notice",
+        )
 
 
 def _event_sums(connection: Connection) -> Iterator[tuple[tuple[Any, ...], tuple[int, ...]]]:
@@ -104,15 +173,21 @@ def _event_sums(connection: Connection) -> Iterator[tuple[tuple[Any, ...], tuple
         events.c.resource_type,
         events.c.currency,
     )
-    # The first correction of an unpriced event prices it; later ones change a price.
+    # The first correction of an unpriced event that has a price prices it; later ones change a price, and an adjustment
+    # of a quantity has none.
     is_first = (
         ~select(literal(1))
-        .where(corrected.c.corrects_event_id == events.c.corrects_event_id, corrected.c.id < events.c.id)
+        .where(
+            corrected.c.corrects_event_id == events.c.corrects_event_id,
+            corrected.c.price.isnot(None),
+            corrected.c.id < events.c.id,
+        )
         .exists()
     )
+    prices_it = events.c.corrects_event_id.isnot(None) & events.c.price.isnot(None)
     unpriced = case(
         (events.c.total_cost.is_(None), 1),
-        (events.c.corrects_event_id.isnot(None) & was_unpriced & is_first, -1),
+        (prices_it & was_unpriced & is_first, -1),
         else_=0,
     )
     query = select(
@@ -198,10 +273,6 @@ def price_findings(connection: Connection) -> Iterator[Finding]:
         expected = Cost.from_dict(json.loads(price)).recomputed_nanos()
         if expected != total:
             yield Finding("cost", event_id, f"{expected} nanos", f"{total} nanos", "Its price does not make its cost.")
-
-
-def _without(sums: dict[tuple[Any, ...], Any], billables: set[str]) -> dict[tuple[Any, ...], Any]:
-    return {key: value for key, value in sums.items() if key[0] not in billables}
 
 
 def _add(sums: dict[tuple[Any, ...], tuple[int, ...]], key: tuple[Any, ...], amounts: Iterable[int]) -> None:

@@ -31,7 +31,7 @@ from tallystick.errors import (
 )
 from tallystick.events import ProviderCallFailed
 from tallystick.identity import new_id
-from tallystick.metering.commands import CloseHold, InProgress, Placed, PlaceHold, Replayed, SettleHold
+from tallystick.metering.commands import CallFailed, CloseHold, InProgress, Placed, PlaceHold, Replayed, SettleHold
 from tallystick.metering.flow import Ask, Flow, Pause, Read
 from tallystick.metering.recording import Recorded
 from tallystick.metering.response import MeteredResponse, Settlement
@@ -54,6 +54,7 @@ __all__ = [
     "begin",
     "call",
     "fail",
+    "failure_of",
     "require_same_usage",
     "settle",
     "settle_or_estimate",
@@ -92,6 +93,7 @@ class CallContext:
     idempotency_key: str | None
     manual_usage: ProviderUsage | None
     quantity: int = MILLIONTHS
+    key_id: str | None = None
 
     def fingerprint(self) -> str | None:
         """Return the input that a replay of the idempotency key has to repeat, as JSON."""
@@ -106,6 +108,8 @@ class CallContext:
             "user": self.user_id,
             "tenant": self.tenant_id,
         }
+        if self.key_id is not None:
+            fields["key"] = self.key_id
         if self.quantity != MILLIONTHS:
             fields["quantity_millionths"] = self.quantity
         if self.manual_usage is not None:
@@ -196,14 +200,15 @@ def begin(
             user_id=context.user_id,
             tenant_id=context.tenant_id,
             rates=engine.currency_rates,
-            is_enforced=settings.enforcement == "on",
-            is_shadow=settings.enforcement == "shadow",
+            enforcement=settings.enforcement,
             subscription_required=settings.require_subscription,
             refuses_unpriced=settings.on_unknown_price == "refuse",
             idempotency_key=context.idempotency_key,
             fingerprint=context.fingerprint(),
             billing_mode=context.billing_mode,
             quantity=context.quantity,
+            resource_type=context.resource_type,
+            key_id=context.key_id,
         )
         placed = yield from _place(command)
         if isinstance(placed, Placed):
@@ -235,11 +240,13 @@ def _place(command: PlaceHold) -> Flow[Placed | Replayed | InProgress]:
     return placed
 
 
-def _let_go(hold: HoldRow, at: int, pauses_seconds: tuple[float, ...] = ()) -> Flow[bool]:
+def _let_go(
+    hold: HoldRow, at: int, pauses_seconds: tuple[float, ...] = (), failure: CallFailed | None = None
+) -> Flow[bool]:
     """Void a hold, if it is there. Returns whether it is certain that it holds nothing any more."""
     for pause_seconds in (*pauses_seconds, None):
         try:
-            yield CloseHold(hold, at)
+            yield CloseHold(hold, at, failure=failure)
         except NotFound:
             return True
         except StorageError:
@@ -301,6 +308,7 @@ def settle(
     *,
     response: object = None,
     flags: tuple[str, ...] = (),
+    failure: CallFailed | None = None,
 ) -> Flow[Settlement]:
     """Record a usage against the hold. A database that is away for a moment is asked again: the use is a fact.
 
@@ -309,8 +317,14 @@ def settle(
             and is reported.
         IdempotencyConflict: the hold was settled before, with another usage.
     """
-    facts = engine.facts(attempt.context, usage, occurred_at=attempt.started_at, flags=(*attempt.flags, *flags))
-    command = SettleHold(attempt.hold, facts, engine.currency_rates)
+    facts = engine.facts(
+        attempt.context,
+        usage,
+        occurred_at=attempt.started_at,
+        flags=(*attempt.flags, *flags),
+        estimated_tokens=attempt.estimated_tokens,
+    )
+    command = SettleHold(attempt.hold, facts, engine.currency_rates, failure)
     for pause_seconds in (*_SETTLE_PAUSES_SECONDS, None):
         try:
             settled = yield from _settled(command)
@@ -349,10 +363,18 @@ def _settled(command: SettleHold) -> Flow[Recorded | Replayed]:
 def fail(engine: Engine, attempt: Attempt, error: BaseException) -> Flow[None]:
     """Void the hold of a call that the provider, or its caller, broke off. It raises nothing in the error's place."""
     pauses_seconds = _SETTLE_PAUSES_SECONDS if isinstance(error, Exception) else ()
-    if not (yield from _let_go(attempt.hold, engine.now(), pauses_seconds)):
+    failure = failure_of(engine, attempt, error) if isinstance(error, Exception) else None
+    if not (yield from _let_go(attempt.hold, engine.now(), pauses_seconds, failure)):
         engine.logger.warning("Hold %s could not be voided; it will run out.", attempt.hold.id)
     if isinstance(error, Exception):
         announce_failure(engine, attempt, error)
+
+
+def failure_of(engine: Engine, attempt: Attempt, error: Exception) -> CallFailed:
+    """Return what is written of a failure of the provider, with the end of its hold."""
+    context = attempt.context
+    model = context.model or None
+    return CallFailed(context.billable, context.provider, model, error, attempt.hold.id, engine.now())
 
 
 def announce_failure(engine: Engine, attempt: Attempt, error: Exception) -> None:

@@ -31,12 +31,16 @@ from tallystick.errors import (
     NotFound,
     SubscriptionRequired,
     TallystickError,
+    TenantSuspended,
     UnknownPrice,
 )
+from tallystick.identity import new_id
+from tallystick.limits.asking import Ask, QuotaReservation, RateTake, ask_quotas, ask_rates, take_rates
 from tallystick.limits.counters import Claim
 from tallystick.limits.decision import Refusal, admit, refusal_message, resets_at
 from tallystick.limits.holds import expire_hold, expire_released, lapsed_give_way, let_go, require_claims
 from tallystick.limits.keys import idempotency_conflict
+from tallystick.limits.quota import COST, REQUESTS, TOKENS, Caller
 from tallystick.metering.recording import (
     Recorded,
     UsageFacts,
@@ -48,20 +52,21 @@ from tallystick.metering.recording import (
     want_use,
 )
 from tallystick.money import CurrencyRates, Money, ceil_div
-from tallystick.plans.terms import BillingMode, InForce
+from tallystick.plans.terms import BillingMode, InForce, PlanFeature, Terms
 from tallystick.quantity import MILLIONTHS
 from tallystick.storage.database import claims_text, pins_text
 from tallystick.storage.workspace import HoldRow, KeyRow, MoreNeeded, Workspace
 
 __all__ = [
+    "CallFailed",
     "CloseHold",
+    "Consume",
     "InProgress",
     "PlaceHold",
     "Placed",
     "RecordUsage",
     "Replayed",
     "SettleHold",
-    "UseFeature",
     "Voided",
     "earlier_use",
 ]
@@ -101,12 +106,25 @@ class Voided:
 
 
 @dataclass(slots=True)
+class CallFailed:
+    """A notice: the provider failed a call. It is written with the end of the call's hold."""
+
+    billable: str
+    provider: str
+    model: str | None
+    error: BaseException
+    hold_id: str
+    at: int
+
+
+@dataclass(slots=True)
 class _Decision:
     """What a hold would take of everything that applies, or the refusal of the first that has no room."""
 
     claims: tuple[Claim, ...] = ()
     reservations: tuple[Reservation, ...] = ()
     refusal: TallystickError | None = None
+    rates: tuple[RateTake, ...] = ()
 
 
 @dataclass(slots=True)
@@ -133,27 +151,32 @@ class PlaceHold:
     user_id: str | None
     tenant_id: str | None
     rates: CurrencyRates
-    is_enforced: bool = True
-    is_shadow: bool = False
+    enforcement: str = "on"
     subscription_required: bool = False
     refuses_unpriced: bool = True
     idempotency_key: str | None = None
     fingerprint: str | None = None
     billing_mode: str | None = None
     quantity: int = MILLIONTHS
+    resource_type: str = "completion"
+    key_id: str | None = None
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(self.user_id, self.feature, self.key_id)
 
     @property
     def billables(self) -> tuple[str, ...]:
-        return (self.billable,)
+        return _with_tenant(self.billable, self.tenant_id)
 
     def needs(self, workspace: Workspace) -> None:
         want_use(
             workspace,
             workspace.terms[self.billable],
             self.at,
+            self.caller,
             mode=self.billing_mode,
-            feature=self.feature,
-            user_id=self.user_id,
+            resource_type=self.resource_type,
         )
         if self.idempotency_key is not None:
             workspace.want_key(self.billable, self.idempotency_key)
@@ -163,39 +186,71 @@ class PlaceHold:
             earlier = earlier_use(workspace, self.billable, self.idempotency_key, self.fingerprint, self.at)
             if earlier is not None:
                 return earlier
-        in_force = workspace.terms[self.billable].at(self.at)
+        terms = workspace.terms[self.billable]
+        in_force = terms.at(self.at)
         mode = billing_mode(self.billing_mode, in_force)
-        if self.is_enforced:
-            self._check_terms(in_force, mode)
-        decision = self._decided(workspace, in_force, mode)
+        enforcement = enforcement_of(terms, self.enforcement)
+        suspended = suspension(workspace, self.billables)
+        if suspended is not None:
+            # Its operator has said so: that is no limit, and holds in shadow mode too.
+            raise suspended
+        refusal = self._refused_by_terms(in_force, mode)
+        if refusal is not None and enforcement == "on":
+            raise refusal
+        decision = self._decided(workspace, terms, mode, enforcement=enforcement)
         if decision.refusal is not None and lapsed_give_way(workspace, self.billable, self.at):
-            decision = self._decided(workspace, in_force, mode)
-        would_refuse: str | None = None
+            decision = self._decided(workspace, terms, mode, enforcement=enforcement)
+        refusal = refusal or decision.refusal
         if decision.refusal is not None:
-            if self.is_enforced:
+            if enforcement == "on":
                 raise decision.refusal
-            would_refuse = decision.refusal.message
-            decision = self._decided(workspace, in_force, mode, is_forced=True)
+            decision = self._decided(workspace, terms, mode, enforcement=enforcement, is_forced=True)
         hold = self._hold(decision)
         workspace.place_hold(hold, self._row(hold))
+        take_rates(workspace, decision.rates)
+        if refusal is not None and enforcement == "shadow":
+            note_shadow(workspace, self.billable, refusal, at=self.at, hold_id=hold.id)
         if self.idempotency_key is not None:
             claimed = KeyRow(self.fingerprint or "", hold.id, None, None)
             workspace.set_key(self.billable, self.idempotency_key, claimed, at=self.at)
-        return Placed(hold, in_force, would_refuse if self.is_shadow else None)
+        return Placed(hold, in_force, refusal.message if refusal is not None and enforcement == "shadow" else None)
 
-    def _check_terms(self, in_force: InForce, mode: str) -> None:
+    def _refused_by_terms(self, in_force: InForce, mode: str) -> TallystickError | None:
+        """Say why the account may make no such call at all, whatever is left of its limits."""
         if self.subscription_required and in_force.subscription_id is None:
-            raise SubscriptionRequired(self.billable)
+            return SubscriptionRequired(self.billable)
         needs_price = mode == _CREDITS or in_force.cost_limit is not None
         if self.cost is None and needs_price and self.refuses_unpriced:
             # Without a price neither a cost limit nor a wallet's floor can be kept.
-            raise UnknownPrice(self.provider, self.model or None)
+            return UnknownPrice(self.provider, self.model or None)
+        return None
 
-    def _decided(self, workspace: Workspace, in_force: InForce, mode: str, *, is_forced: bool = False) -> _Decision:
+    def _decided(
+        self, workspace: Workspace, terms: Terms, mode: str, *, enforcement: str, is_forced: bool = False
+    ) -> _Decision:
+        in_force = terms.at(self.at)
+        is_enforced = enforcement == "on"
+        tokens, cost = self.tokens, self._cost_in(in_force, is_enforced=is_enforced)
+        quotas = QuotaReservation()
+        rates: tuple[RateTake, ...] = ()
+        if terms.has_quotas or terms.has_rate_limits:
+            asks = self._asks(tokens, cost)
+            if not is_forced:
+                rates, limited = ask_rates(workspace, terms, asks, self.caller, self.at)
+                if limited is not None:
+                    return _Decision(refusal=limited)
+                quotas = ask_quotas(workspace, terms, asks, self.caller, self.at, currency=in_force.currency)
+                if quotas.refusal is not None:
+                    return _Decision(refusal=quotas.refusal)
+                fits = quotas.amounts or {}
+                tokens = min(tokens, -(-fits.get(TOKENS, tokens * MILLIONTHS) // MILLIONTHS))
+                cost = min(cost, fits.get(COST, cost))
         if mode == _CREDITS:
-            decision = self._of_wallet(workspace, in_force, is_forced=is_forced)
+            decision = self._of_wallet(workspace, in_force, cost, is_enforced=is_enforced, is_forced=is_forced)
         else:
-            decision = self._of_plan(workspace, in_force, is_forced=is_forced)
+            decision = self._of_plan(workspace, in_force, tokens, cost, is_forced=is_forced)
+        decision.claims += quotas.claims
+        decision.rates = rates
         if decision.refusal is not None or not self.feature:
             return decision
         listed = in_force.features.get(self.feature)
@@ -203,10 +258,19 @@ class PlaceHold:
             return decision
         purpose = Purpose(self.at, self.feature, in_force.subscription_id)
         reserved = reserve_feature(workspace, self.billable, listed, self.quantity, purpose, is_forced=is_forced)
-        return _Decision(decision.claims + reserved.claims, (*decision.reservations, reserved), reserved.refusal)
+        return _Decision(decision.claims + reserved.claims, (*decision.reservations, reserved), reserved.refusal, rates)
 
-    def _of_plan(self, workspace: Workspace, in_force: InForce, *, is_forced: bool) -> _Decision:
-        tokens, cost = self.tokens, self._cost_in(in_force)
+    def _asks(self, tokens: int, cost: int) -> tuple[Ask, ...]:
+        return (
+            Ask(self.resource_type, self.quantity),
+            Ask(REQUESTS, MILLIONTHS),
+            Ask(TOKENS, tokens * MILLIONTHS, self.tokens_explicit),
+            Ask(COST, cost, self.cost_explicit, least=1),
+        )
+
+    def _of_plan(
+        self, workspace: Workspace, in_force: InForce, tokens: int, cost: int, *, is_forced: bool
+    ) -> _Decision:
         if not is_forced:
             admission = admit(
                 in_force,
@@ -224,14 +288,15 @@ class PlaceHold:
             claims += (Claim(in_force.cost_counter, cost),)
         return _Decision(claims)
 
-    def _of_wallet(self, workspace: Workspace, in_force: InForce, *, is_forced: bool) -> _Decision:
+    def _of_wallet(
+        self, workspace: Workspace, in_force: InForce, cost: int, *, is_enforced: bool, is_forced: bool
+    ) -> _Decision:
         account = paying_account(workspace, self.billable, in_force.currency, self.at)
-        cost = self._cost_in(in_force)
         exchange: Exchange
         try:
             exchange = exchange_for(account, in_force.currency, self.rates)
         except CurrencyMismatch:
-            if self.is_enforced:
+            if is_enforced:
                 raise
             return _Decision()
         reserved = reserve_wallet(
@@ -245,14 +310,14 @@ class PlaceHold:
         )
         return _Decision(reserved.claims, (reserved,), reserved.refusal)
 
-    def _cost_in(self, in_force: InForce) -> int:
+    def _cost_in(self, in_force: InForce, *, is_enforced: bool) -> int:
         """Return the cost estimate in the account's currency, rounded up; 0 where none can be made or is needed."""
         if self.cost is None:
             return 0
         try:
             return _converted_up(self.cost, self.cost_currency, in_force.currency, self.rates)
         except CurrencyMismatch:
-            if self.refuses_unpriced and self.is_enforced:
+            if self.refuses_unpriced and is_enforced:
                 raise
             return 0
 
@@ -300,6 +365,7 @@ class SettleHold:
     hold: HoldRow
     facts: UsageFacts
     rates: CurrencyRates
+    failure: CallFailed | None = None
     # What was decided last. Where the answer to it was lost, and a repetition finds it recorded, this is the answer.
     decided: Recorded | None = field(default=None, init=False, compare=False)
 
@@ -330,6 +396,8 @@ class SettleHold:
         drafted = draft(workspace, facts, self.rates, flags=flags, hold=hold)
         let_go(workspace, hold, status="settled", at=facts.recorded_at, event_id=facts.event_id)
         self.decided = record(workspace, facts, drafted, hold_id=hold.id)
+        if self.failure is not None:
+            workspace.notices.append(self.failure)
         if hold.pins:
             expire_released(workspace, hold, facts.recorded_at)
         return self.decided
@@ -365,6 +433,7 @@ class CloseHold:
     hold: HoldRow
     at: int
     status: str = "voided"
+    failure: CallFailed | None = None
 
     @property
     def billables(self) -> tuple[str, ...]:
@@ -390,6 +459,8 @@ class CloseHold:
             return None
         require_claims(workspace, hold, self.at)
         let_go(workspace, hold, status="voided", at=self.at)
+        if self.failure is not None:
+            workspace.notices.append(self.failure)
         if hold.pins:
             expire_released(workspace, hold, self.at)
         workspace.free_key(hold)
@@ -422,23 +493,25 @@ class RecordUsage:
 
 
 @dataclass(slots=True)
-class UseFeature:
-    """Use a consumable feature: ask the plan's allowance and the extra credits, and record the use, in one step.
+class Consume:
+    """Use so much of a resource type: ask every quota and rate limit of it, and record the use, in one step.
 
+    Where the use names a feature of the plan, its allowance and extra credits are asked too; `of_feature` says that it
+    is the feature that is used, which then has to be consumable, and may have nothing but extra credits.
     `subscription_id` demands that this subscription is in force. Where limits are not enforced, the use is recorded
-    also past the allowance; in shadow mode it is flagged.
+    also past them; in shadow mode it is flagged.
     """
 
     facts: UsageFacts
     rates: CurrencyRates
+    enforcement: str = "on"
+    of_feature: bool = False
     uses_credits: bool = True
     subscription_id: str | None = None
-    is_enforced: bool = True
-    is_shadow: bool = False
 
     @property
     def billables(self) -> tuple[str, ...]:
-        return (self.facts.billable,)
+        return _with_tenant(self.facts.billable, self.facts.tenant_id)
 
     def needs(self, workspace: Workspace) -> None:
         want_facts(workspace, self.facts)
@@ -451,32 +524,87 @@ class UseFeature:
             )
             if earlier is not None:
                 return earlier
-        in_force = workspace.terms[facts.billable].at(facts.occurred_at)
-        if self.subscription_id is not None and in_force.subscription_id != self.subscription_id:
-            raise Conflict(f"Subscription {self.subscription_id} of {facts.billable} is not in force.")
-        feature = in_force.features.get(facts.feature) or no_allowance(facts.feature)
-        if not feature.is_consumable:
-            raise InvalidInput("feature", facts.feature, "It is not consumable: there is nothing to use up.")
-        purpose = Purpose(facts.occurred_at, facts.feature, in_force.subscription_id)
-        refusal = self._refusal(workspace, purpose)
+        suspended = suspension(workspace, self.billables)
+        if suspended is not None:
+            raise suspended
+        terms = workspace.terms[facts.billable]
+        enforcement = enforcement_of(terms, self.enforcement)
+        feature = self._feature(terms.at(facts.occurred_at))
+        refusal, takes = self._asked(workspace, terms, feature)
         if refusal is not None and lapsed_give_way(workspace, facts.billable, facts.recorded_at):
-            refusal = self._refusal(workspace, purpose)
-        if refusal is not None and self.is_enforced:
+            refusal, takes = self._asked(workspace, terms, feature)
+        if refusal is not None and enforcement == "on":
             raise refusal
-        flags = ("shadow",) if refusal is not None and self.is_shadow else ()
+        is_shadow = enforcement == "shadow"
+        flags = ("shadow",) if refusal is not None and is_shadow else ()
         drafted = draft(workspace, facts, self.rates, flags=flags, feature=feature, uses_credits=self.uses_credits)
+        take_rates(workspace, takes)
+        if refusal is not None and is_shadow:
+            note_shadow(workspace, facts.billable, refusal, at=facts.recorded_at, hold_id=None)
         return record(workspace, facts, drafted, hold_id=None)
 
-    def _refusal(self, workspace: Workspace, purpose: Purpose) -> TallystickError | None:
+    def _feature(self, in_force: InForce) -> PlanFeature | None:
+        """Return the consumable feature that is used up; None where none is."""
         facts = self.facts
-        in_force = workspace.terms[facts.billable].at(facts.occurred_at)
-        feature = in_force.features.get(facts.feature) or no_allowance(facts.feature)
-        return reserve_feature(
-            workspace, facts.billable, feature, facts.quantity, purpose, uses_credits=self.uses_credits
-        ).refusal
+        if self.subscription_id is not None and in_force.subscription_id != self.subscription_id:
+            raise Conflict(f"Subscription {self.subscription_id} of {facts.billable} is not in force.")
+        listed = in_force.features.get(facts.feature) if facts.feature else None
+        if not self.of_feature:
+            return listed if listed is not None and listed.is_consumable else None
+        feature = listed or no_allowance(facts.feature)
+        if not feature.is_consumable:
+            raise InvalidInput("feature", facts.feature, "It is not consumable: there is nothing to use up.")
+        return feature
+
+    def _asked(
+        self, workspace: Workspace, terms: Terms, feature: PlanFeature | None
+    ) -> tuple[TallystickError | None, tuple[RateTake, ...]]:
+        facts = self.facts
+        asks = (Ask(facts.resource_type, facts.quantity),)
+        takes, limited = ask_rates(workspace, terms, asks, facts.caller, facts.occurred_at)
+        if limited is not None:
+            return limited, ()
+        in_force = terms.at(facts.occurred_at)
+        asked = ask_quotas(workspace, terms, asks, facts.caller, facts.occurred_at, currency=in_force.currency)
+        if asked.refusal is not None:
+            return asked.refusal, ()
+        if feature is not None and facts.quantity:
+            purpose = Purpose(facts.occurred_at, facts.feature, in_force.subscription_id)
+            reserved = reserve_feature(
+                workspace, facts.billable, feature, facts.quantity, purpose, uses_credits=self.uses_credits
+            )
+            if reserved.refusal is not None:
+                return reserved.refusal, ()
+        return None, takes
 
 
 # -- shared by the commands -------------------------------------------------------------------------------------------
+
+
+def enforcement_of(terms: Terms, general: str) -> str:
+    """Return whether limits are "on", in "shadow" or "off" for an account: as its tenant has it, else in general."""
+    return (terms.tenant.enforcement if terms.tenant is not None else None) or general
+
+
+def suspension(workspace: Workspace, billables: tuple[str, ...]) -> TenantSuspended | None:
+    """Return why a tenant that is concerned may not use anything; None where all of them may."""
+    for billable in billables:
+        tenant = workspace.terms[billable].tenant
+        if tenant is not None and not tenant.is_active:
+            return TenantSuspended(tenant.slug, tenant.status.value, tenant.status_reason)
+    return None
+
+
+def note_shadow(workspace: Workspace, billable: str, refusal: TallystickError, *, at: int, hold_id: str | None) -> None:
+    """Write down what shadow mode would have refused."""
+    limit_type = str(getattr(refusal, "limit_type", ""))
+    workspace.new_shadow_refusals.append(
+        (new_id("shd"), billable, refusal.code, limit_type, refusal.message, hold_id, at)
+    )
+
+
+def _with_tenant(billable: str, tenant_id: str | None) -> tuple[str, ...]:
+    return (billable,) if tenant_id is None or tenant_id == billable else (billable, tenant_id)
 
 
 def _want_hold(workspace: Workspace, hold: HoldRow) -> None:

@@ -15,6 +15,12 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, lit
 
 from tallystick.credits.account import FEATURE_PREFIX
 from tallystick.credits.erasure import forget_before, forget_person, named_before, shared_by
+from tallystick.limits.quota import SLIDING
+from tallystick.limits.recount import note_erased
+from tallystick.metering.adjusting import ADJUSTED
+from tallystick.metering.rollup_zones import PSEUDONYM, zone_groups
+from tallystick.notify.erasure import forget_mentions, forget_messages_before
+from tallystick.period import calendar_period, from_micros
 from tallystick.plans.loading import journal_change
 from tallystick.plans.terms import BillingMode
 from tallystick.storage import tables
@@ -24,9 +30,6 @@ if TYPE_CHECKING:
     from tallystick.plans.terms import InForce
 
 __all__ = ["PSEUDONYM", "Erasure", "anonymize_before", "delete_for"]
-
-PSEUDONYM = "anonymous:"
-"""How the random names begin that anonymised use is given."""
 
 _PORTION = 500
 
@@ -72,6 +75,14 @@ def delete_for(engine: Engine, billable: str) -> Erasure:
         erased = connection.execute(delete(events).where(own)).rowcount
         for named in (tables.usage_hourly, tables.usage_daily, tables.idempotency_keys):
             connection.execute(delete(named).where(named.c.billable == billable))
+        for named in (tables.removed_days, tables.shadow_refusals):
+            connection.execute(delete(named).where(named.c.billable == billable))
+        counters = tables.counters.c
+        connection.execute(
+            delete(tables.counters).where(
+                counters.billable == billable, counters.meter == ADJUSTED, counters.period == ""
+            )
+        )
         connection.execute(delete(holds).where(holds.c.billable == billable, holds.c.status != "open"))
         mentions = 0
         # What calls that have ended had claimed of caps names the user.
@@ -81,6 +92,8 @@ def delete_for(engine: Engine, billable: str) -> Erasure:
             connection.execute(update(holds).where(holds.c[name] == billable).values({name: None}))
             mentioned = update(events).where(events.c[name] == billable).values({name: None, "metadata": None})
             mentions += connection.execute(mentioned).rowcount
+        forget_mentions(connection, billable)
+        note_erased(connection, billable)
         journal_change(connection, billable)
         return Erasure(erased, mentions, 1)
 
@@ -88,10 +101,12 @@ def delete_for(engine: Engine, billable: str) -> Erasure:
 
 
 def anonymize_before(engine: Engine, when: int) -> Erasure:
-    """Give all use before the start of `when`'s day random names, one for each billable."""
+    """Give all use before the start of `when`'s day, by each account's zone, random names, one for each billable."""
     until = engine.days.bounds_micros(when)[0]
     events, holds, keys = tables.usage_events, tables.holds, tables.idempotency_keys
-    old = events.c.occurred_at < until
+    # What was moved of an account whose day began later is old too.
+    is_moved = and_(events.c.billable.startswith(PSEUDONYM), events.c.occurred_at < when)
+    is_old = or_(events.c.occurred_at < until, is_moved)
     people = or_(
         events.c.user_id.isnot(None),
         events.c.tenant_id.isnot(None),
@@ -100,19 +115,54 @@ def anonymize_before(engine: Engine, when: int) -> Erasure:
     )
 
     def anonymize(connection: Connection) -> Erasure:
-        named = select(events.c.billable).where(old, ~events.c.billable.startswith(PSEUDONYM)).distinct()
-        billables = sorted(connection.execute(named).scalars())
+        used = _with_old_use(engine, connection, when)
         spent_for = named_before(connection, until)
-        _lock(connection, {*billables, *spent_for})
-        moved = sum(_move(connection, billable, f"{PSEUDONYM}{uuid4().hex}", until) for billable in billables)
+        _lock(connection, {*(old.billable for old in used), *spent_for})
+        moved = sum(
+            _move(connection, old.billable, _anonymous(engine, connection, old.zone), old.until) for old in used
+        )
         nameless = {"user_id": None, "tenant_id": None, "metadata": None, "idempotency_key": None}
-        mentions = connection.execute(update(events).where(old, people).values(nameless)).rowcount
+        mentions = connection.execute(update(events).where(is_old, people).values(nameless)).rowcount
         forget_before(connection, engine, until, spent_for)
         connection.execute(delete(keys).where(keys.c.created_at < until))
+        forget_messages_before(connection, until)
         connection.execute(delete(holds).where(holds.c.created_at < until, holds.c.status != "open"))
-        return Erasure(moved, mentions, len(billables))
+        return Erasure(moved, mentions, len(used))
 
     return engine.lane.transact(anonymize)
+
+
+@dataclass(frozen=True, slots=True)
+class _OldUse:
+    """Whose use is old, the zone of its days, and until when (µs) it is old."""
+
+    billable: str
+    zone: str
+    until: int
+
+
+def _with_old_use(engine: Engine, connection: Connection, when: int) -> list[_OldUse]:
+    """Return who has use before their day of an instant: events, or rollups whose events are gone."""
+    events, daily = tables.usage_events.c, tables.usage_daily.c
+    found: list[_OldUse] = []
+    for group in zone_groups(connection, engine.settings.period.timezone):
+        until = calendar_period("daily", from_micros(when), group.zone).bounds_micros[0]
+        billables: set[str] = set()
+        for column, at in ((events.billable, events.occurred_at), (daily.billable, daily.bucket_start)):
+            named = select(column).where(at < until, ~column.startswith(PSEUDONYM)).distinct()
+            if group.only is not None:
+                named = named.where(group.only(column))
+            billables.update(connection.execute(named).scalars())
+        found += [_OldUse(billable, group.zone, until) for billable in sorted(billables)]
+    return found
+
+
+def _anonymous(engine: Engine, connection: Connection, zone: str) -> str:
+    """Return a random name that leads back to nobody, whose days are those of a zone."""
+    name = f"{PSEUDONYM}{uuid4().hex}"
+    if zone != engine.settings.period.timezone:
+        connection.execute(tables.rollup_zones.insert().values(billable=name, timezone=zone))
+    return name
 
 
 def _move(connection: Connection, billable: str, name: str, until: int) -> int:
@@ -128,10 +178,14 @@ def _move(connection: Connection, billable: str, name: str, until: int) -> int:
             _add(connection, tables.counters, {"billable": name, **key}, {"used": amount, "held": 0})
         _note_removed(connection, billable, one)
     _sum_up_uses(connection, billable, own_old)
+    note_erased(connection, billable)
     moved = connection.execute(update(events).where(own_old).values(billable=name)).rowcount
     for rollup in (tables.usage_hourly, tables.usage_daily):
         own_buckets = and_(rollup.c.billable == billable, rollup.c.bucket_start < until)
         connection.execute(update(rollup).where(own_buckets).values(billable=name))
+    removed = tables.removed_days
+    own_days = and_(removed.c.billable == billable, removed.c.day_start < until)
+    connection.execute(update(removed).where(own_days).values(billable=name))
     return moved
 
 
@@ -166,7 +220,15 @@ def _forget_allowance_periods(connection: Connection, billable: str, now: int) -
         later.c.period_start > counters.c.period_start,
         later.c.period_start <= now,
     )
-    is_over = and_(own, ~_is_of_a_plan(counters), select(literal(1)).where(is_followed).exists())
+    # A sliding window has several counters that count at once. One that is followed is over when it is outside.
+    has_left = or_(
+        *(
+            and_(counters.c.period == period, counters.c.period_start < now - width - bucket)
+            for period, (width, bucket) in SLIDING.items()
+        ),
+        counters.c.period.not_in(SLIDING),
+    )
+    is_over = and_(own, ~_is_of_a_plan(counters), has_left, select(literal(1)).where(is_followed).exists())
     use_is_over = and_(
         uses.c.billable == billable,
         select(literal(1))

@@ -9,7 +9,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
 from tallystick.credits.account import amount_of
 from tallystick.credits.ledger import BALANCE_ACCOUNTS, OVERDRAFT
@@ -102,8 +102,8 @@ class CreditShare:
 class Explanation:
     """One event taken apart. `exact` is the sum of the lines; `cost` is it, rounded once, half-even, to nanos.
 
-    `corrections` are later events that changed the cost, and `cost_now` is the sum of all of them. `credits` say which
-    grants paid, where a wallet or extra credits did.
+    `corrections` are later events that changed the cost, or the quantity, and `cost_now` is the sum of all costs.
+    `credits` say which grants paid, where a wallet or extra credits did.
     """
 
     event: UsageEvent
@@ -169,10 +169,15 @@ class Explanation:
         text += [f"  Paid: {share}." for share in self.credits]
         if event.flags:
             text.append(f"  Flags: {', '.join(event.flags)}.")
-        text += [f"  Corrected by {one.id}: {one.cost}." for one in self.corrections]
-        if self.corrections:
+        text += [f"  Corrected by {one.id}: {corrected(one)}." for one in self.corrections]
+        if any(one.price for one in self.corrections):
             text.append(f"  Cost now: {self.cost_now}.")
         return text
+
+
+def corrected(correction: UsageEvent) -> Money | str | None:
+    """Return what a correction changes: a cost, or, where it has no price, a quantity."""
+    return correction.cost if correction.price else f"{correction.quantity:+} {correction.resource_type}"
 
 
 def explain(engine: Engine, event_id: str) -> Explanation:
@@ -180,7 +185,7 @@ def explain(engine: Engine, event_id: str) -> Explanation:
     event = UsageEvent.from_row(engine.event_row(event_id))
     corrections = _corrections(engine, event_id)
     price = Cost.from_dict(event.price) if event.price is not None else None
-    costs = [one.cost for one in (event, *corrections) if one.cost is not None]
+    costs = [one.cost for one in (event, *(one for one in corrections if one.price)) if one.cost is not None]
     lines = () if price is None else tuple(_line(line) for line in price.lines)
     return Explanation(
         event=event,
@@ -216,7 +221,9 @@ def _exchange(price: Cost | None) -> str | None:
 
 def _corrections(engine: Engine, event_id: str) -> tuple[UsageEvent, ...]:
     events = tables.usage_events
-    query = select(events).where(events.c.corrects_event_id == event_id).order_by(events.c.id)
+    # An adjustment of a day's use names itself.
+    of_others = and_(events.c.corrects_event_id == event_id, events.c.id != event_id)
+    query = select(events).where(of_others).order_by(events.c.id)
     rows = engine.read(lambda connection: connection.execute(query).all())
     return tuple(UsageEvent.from_row(tuple(row)) for row in rows)
 

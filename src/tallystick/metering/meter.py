@@ -23,6 +23,7 @@ from tallystick.metering.input import (
     checked_ttl,
     manual_usage,
 )
+from tallystick.metering.resource_types import checked_resource_type
 from tallystick.metering.response import MeteredResponse
 from tallystick.money import Money
 from tallystick.providers.usage import ProviderUsage
@@ -51,6 +52,7 @@ class _MeterBuilder:
         self._feature = ""
         self._resource_type = "completion"
         self._mode: str | None = None
+        self._key_id: str | None = None
         self._metadata: Mapping[str, object] = {}
         self._key: str | None = None
         self._usage: ProviderUsage | None = None
@@ -90,7 +92,11 @@ class _MeterBuilder:
 
     def resource_type(self, resource_type: str) -> Self:
         """Name what is used up, "completion" where it is not given: "embedding", "tool_call", one of your own."""
-        return self._with(_resource_type=checked_name("resource_type", resource_type))
+        return self._with(_resource_type=checked_resource_type(self._engine.settings.usage, resource_type))
+
+    def for_key(self, key: str) -> Self:
+        """Say with which API key of the application's the call was made, for quotas of single keys."""
+        return self._with(_key_id=checked_name("key", key))
 
     def billing_mode(self, mode: str) -> Self:
         """Say from what the use is paid; without it, as the subscription says, else "plan"."""
@@ -166,6 +172,7 @@ class _MeterBuilder:
             metadata=engine.metadata_policy.encoded(self._metadata),
             idempotency_key=self._key,
             manual_usage=self._usage,
+            key_id=self._key_id,
         )
 
     def _who_pays(self) -> tuple[str, str | None]:

@@ -33,10 +33,22 @@ from tallystick.credits.charges import (
 from tallystick.credits.posting import Posted, Purpose, TransactionFacts, account_of, post
 from tallystick.errors import CurrencyMismatch
 from tallystick.identity import new_id
+from tallystick.limits.asking import (
+    QuotaCount,
+    RateTake,
+    correct_rates,
+    count,
+    counts_of,
+    take_rates,
+    used_amounts,
+    want_limits,
+)
 from tallystick.limits.decision import Overage, Standing, overage
+from tallystick.limits.quota import COST, REQUESTS, TOKENS, Caller
 from tallystick.money import CurrencyRates, round_half_even
 from tallystick.plans.terms import BillingMode, InForce, PlanFeature, Terms
 from tallystick.pricing.cost import Cost
+from tallystick.quantity import MILLIONTHS
 from tallystick.storage.workspace import Counter, HoldRow, KeyRow, Workspace
 
 __all__ = [
@@ -83,13 +95,18 @@ class UsageFacts:
     metadata: str | None
     occurred_at: int
     recorded_at: int
-    hour_start: int
-    day_start: int
     billing_mode: str | None = None
     idempotency_key: str | None = None
     fingerprint: str | None = None
     corrects_event_id: str | None = None
     prices_unpriced: bool = False
+    key_id: str | None = None
+    estimated_tokens: int | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """Whose use it is, as quotas and rate limits see it."""
+        return Caller(self.user_id, self.feature, self.key_id)
 
 
 @dataclass(slots=True)
@@ -103,6 +120,8 @@ class Draft:
     flags: tuple[str, ...]
     wallet: WalletCharge | None
     feature: FeatureCharge | None
+    quotas: list[QuotaCount]
+    rates: list[RateTake]
 
 
 @dataclass(slots=True)
@@ -141,17 +160,19 @@ def in_force_at(workspace: Workspace, billable: str, at: int) -> InForce:
 
 
 def want_use(
-    workspace: Workspace, terms: Terms, at: int, *, mode: str | None, feature: str, user_id: str | None
+    workspace: Workspace, terms: Terms, at: int, caller: Caller, *, mode: str | None, resource_type: str
 ) -> None:
     """Ask for everything that a use usually needs, so that a batch is loaded at once."""
     in_force = terms.at(at)
     if billing_mode(mode, in_force) == _CREDITS:
-        want_wallet(workspace, terms, in_force.currency, user_id, at)
+        want_wallet(workspace, terms, in_force.currency, caller.user, at)
     else:
         workspace.want_counter(in_force.tokens_counter)
         workspace.want_counter(in_force.cost_counter)
-    if feature and in_force.features:
-        want_feature(workspace, terms, in_force.features.get(feature), at)
+    if caller.feature and in_force.features:
+        want_feature(workspace, terms, in_force.features.get(caller.feature), at)
+    if terms.has_quotas or terms.has_rate_limits:
+        want_limits(workspace, terms, (resource_type, REQUESTS, TOKENS, COST), caller, at, currency=in_force.currency)
 
 
 def want_facts(workspace: Workspace, facts: UsageFacts) -> None:
@@ -160,9 +181,9 @@ def want_facts(workspace: Workspace, facts: UsageFacts) -> None:
         workspace,
         workspace.terms[facts.billable],
         facts.occurred_at,
+        facts.caller,
         mode=facts.billing_mode,
-        feature=facts.feature,
-        user_id=facts.user_id,
+        resource_type=facts.resource_type,
     )
     if facts.idempotency_key is not None:
         workspace.want_key(facts.billable, facts.idempotency_key)
@@ -217,7 +238,27 @@ def draft(
             )
             if used.goes_past(workspace):
                 flags = (*flags, "past_limit")
-    return Draft(in_force, mode, costs, price, flags, wallet, used)
+    terms = workspace.terms[facts.billable]
+    quotas: list[QuotaCount] = []
+    if terms.has_quotas:
+        quotas = _quota_counts(workspace, terms, facts, in_force.currency, costs[2] if costs is not None else 0)
+    moved: list[RateTake] = []
+    if terms.has_rate_limits and facts.estimated_tokens is not None:
+        difference = (facts.input_tokens + facts.output_tokens - facts.estimated_tokens) * MILLIONTHS
+        if difference:
+            moved = correct_rates(workspace, terms, TOKENS, difference, facts.caller, facts.recorded_at)
+    return Draft(in_force, mode, costs, price, flags, wallet, used, quotas, moved)
+
+
+def _quota_counts(workspace: Workspace, terms: Terms, facts: UsageFacts, currency: str, cost: int) -> list[QuotaCount]:
+    amounts = used_amounts(
+        resource_type=facts.resource_type,
+        quantity=facts.quantity,
+        tokens=facts.input_tokens + facts.output_tokens,
+        cost=cost,
+        is_call=bool(facts.provider) and facts.corrects_event_id is None,
+    )
+    return counts_of(workspace, terms, amounts, facts.caller, facts.occurred_at, currency=currency)
 
 
 def _wallet_charge(
@@ -290,6 +331,9 @@ def record(workspace: Workspace, facts: UsageFacts, drafted: Draft, *, hold_id: 
         if over is not None:
             flags = (*flags, "overage" if over.amount else "past_limit")
         after = _count(tokens_counter, cost_counter, tokens, cost)
+    if drafted.quotas:
+        count(workspace, drafted.quotas, currency=in_force.currency, at=facts.recorded_at)
+    take_rates(workspace, drafted.rates)
     row = _event_row(facts, drafted, flags=flags, hold_id=hold_id)
     workspace.events.append(row)
     _add_to_rollups(workspace, facts, in_force.currency, tokens, costs)
@@ -371,6 +415,7 @@ def _event_row(facts: UsageFacts, drafted: Draft, *, flags: tuple[str, ...], hol
         hold_id,
         facts.idempotency_key,
         facts.corrects_event_id,
+        facts.key_id,
         " ".join(flags),
         facts.metadata,
         facts.occurred_at,
@@ -384,9 +429,10 @@ def _add_to_rollups(
     names = (facts.provider, facts.model, facts.feature, facts.resource_type, currency)
     is_correction = facts.corrects_event_id is not None
     unpriced = -1 if facts.prices_unpriced else int(costs is None)
+    terms = workspace.terms[facts.billable]
     workspace.add_to_rollups(
-        (facts.billable, facts.hour_start, *names),
-        (facts.billable, facts.day_start, *names),
+        (facts.billable, terms.calendar("hourly", facts.occurred_at)[0], *names),
+        (facts.billable, terms.calendar("daily", facts.occurred_at)[0], *names),
         (
             0 if is_correction else 1,
             unpriced,

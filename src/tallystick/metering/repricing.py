@@ -117,11 +117,11 @@ def _is_repriceable(event: UsageEvent) -> bool:
 
 
 def _corrections(engine: Engine, event_ids: list[str]) -> dict[str, _Corrections]:
-    """Return what corrections have added to events so far."""
+    """Return what corrections of costs have added to events so far. An adjustment of a quantity has no price."""
     events = tables.usage_events
     query = (
         select(events.c.corrects_event_id, func.sum(events.c.total_cost), func.sum(events.c.output_cost), func.count())
-        .where(events.c.corrects_event_id.in_(event_ids))
+        .where(events.c.corrects_event_id.in_(event_ids), events.c.price.isnot(None))
         .group_by(events.c.corrects_event_id)
     )
     rows = engine.read(lambda connection: connection.execute(query).all())
@@ -179,8 +179,6 @@ def _correction(
         metadata=None,
         occurred_at=occurred_at,
         recorded_at=engine.now(),
-        hour_start=engine.hours.bounds_micros(occurred_at)[0],
-        day_start=engine.days.bounds_micros(occurred_at)[0],
         billing_mode=event.billing_mode,
         idempotency_key=key,
         fingerprint="{}",

@@ -1,7 +1,9 @@
 """Statistics from rollups: their cost follows the number of hours and days asked for, never the number of events.
 
 A range that does not begin or end on a full hour reads the events of that hour, and only these, so that every answer
-is exact to the microsecond.
+is exact to the microsecond. Where clean-up has removed that day's events, an hour counts whole where it begins.
+
+Hours and days are those of the account's zone. A question about everybody is asked once for each zone that is in use.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, case, func, literal, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, and_, case, func, literal, select
 
 from tallystick.errors import CurrencyMismatch, InvalidInput
+from tallystick.metering.rollup_zones import ZoneGroup, rollup_zone, zone_groups
 from tallystick.money import Money
 from tallystick.period import MAX_MICROS, MIN_MICROS, PeriodKind, PeriodRule, from_micros
 from tallystick.quantity import from_millionths
@@ -89,7 +92,10 @@ class UsageStatistics:
 
 @dataclass(frozen=True, slots=True)
 class TimeSeriesPoint:
-    """One hour, day, week or month of the account's time zone, half-open, with what was used in it."""
+    """One hour, day, week or month of the account's time zone, half-open, with what was used in it.
+
+    The day on which the clock is put forward has 23 hours, the one on which it is put back 25.
+    """
 
     start: datetime
     end: datetime
@@ -134,12 +140,20 @@ def statistics(engine: Engine, wanted: UsageFilter) -> UsageStatistics:
 
 
 def time_series(engine: Engine, wanted: UsageFilter, interval: str) -> list[TimeSeriesPoint]:
-    """Sum up a range by hour, day, week or month, in order; intervals without use are there, with zeros."""
+    """Sum up a range by hour, day, week or month, in order; intervals without use are there, with zeros.
+
+    They are those of the account's zone; for everybody, of the settings' zone. There, the use of an account of another
+    zone counts where its hour begins.
+    """
     if interval not in _INTERVALS:
         raise InvalidInput("interval", interval, f"Use one of {', '.join(_INTERVALS)}.")
-    rule = PeriodRule(_INTERVALS[interval], engine.settings.period.timezone)
-    hours_only = interval == "hour"
-    rows = engine.read(lambda connection: _rows(engine, connection, wanted, by_time=True, hours_only=hours_only))
+
+    def read(connection: Connection) -> tuple[str, list[Any]]:
+        zone = _zone(engine, connection, wanted)
+        return zone, _rows(engine, connection, wanted, series=_Series(zone, hours_only=interval == "hour"))
+
+    zone, rows = engine.read(read)
+    rule = PeriodRule(_INTERVALS[interval], zone)
     is_bounded = wanted.start > MIN_MICROS and wanted.end < MAX_MICROS
     if wanted.start == wanted.end or not (rows or is_bounded):
         return []
@@ -165,28 +179,77 @@ def time_series(engine: Engine, wanted: UsageFilter, interval: str) -> list[Time
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _rows(
-    engine: Engine, connection: Connection, wanted: UsageFilter, *, by_time: bool = False, hours_only: bool = False
-) -> list[Any]:
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """In which zone's intervals rows are asked for, and whether days are too long for them."""
+
+    zone: str
+    hours_only: bool
+
+
+def _zone(engine: Engine, connection: Connection, wanted: UsageFilter) -> str:
+    default = engine.settings.period.timezone
+    return default if wanted.billable is None else rollup_zone(connection, wanted.billable, default)
+
+
+def _rows(engine: Engine, connection: Connection, wanted: UsageFilter, *, series: _Series | None = None) -> list[Any]:
+    if wanted.billable is None:
+        groups = zone_groups(connection, engine.settings.period.timezone)
+    else:
+        groups = [ZoneGroup(series.zone if series is not None else _zone(engine, connection, wanted))]
+    return [row for group in groups for row in _rows_of_zone(connection, wanted, group, series)]
+
+
+def _rows_of_zone(connection: Connection, wanted: UsageFilter, group: ZoneGroup, series: _Series | None) -> list[Any]:
+    hours, days = PeriodRule(PeriodKind.HOURLY, group.zone), PeriodRule(PeriodKind.DAILY, group.zone)
+    # Another zone's days are not the series' days; its hours nearly always are.
+    hours_only = series is not None and (series.hours_only or series.zone != group.zone)
     rows: list[Any] = []
-    for source, start, end in _pieces(engine, wanted, hours_only=hours_only):
-        query = (
-            _events_sums(wanted, start, end)
-            if source == "events"
-            else _rollup_sums(source, wanted, start, end, by_time)
-        )
-        rows += connection.execute(query).all()
+    for source, start, end in _pieces(hours, days, wanted, hours_only=hours_only):
+        if source == "events":
+            queries = _edge_queries(connection, wanted, start, end, day=days.bounds_micros(start)[0])
+        else:
+            queries = [(_rollup_sums(source, start, end, by_time=series is not None), _columns(source))]
+        for query, columns in queries:
+            query = _only(query, columns, wanted)
+            if group.only is not None:
+                query = query.where(group.only(columns.billable))
+            rows += connection.execute(query).all()
     return rows
 
 
-def _pieces(engine: Engine, wanted: UsageFilter, *, hours_only: bool) -> Iterable[tuple[str, int, int]]:
+def _columns(source: str) -> Any:
+    return (tables.usage_hourly if source == "hourly" else tables.usage_daily).c
+
+
+def _edge_queries(
+    connection: Connection, wanted: UsageFilter, start: int, end: int, *, day: int
+) -> list[tuple[Select[Any], Any]]:
+    """Ask for part of one hour: its events; of accounts whose events are gone, the whole hour where it begins here."""
+    removed, events, hourly = tables.removed_days.c, tables.usage_events.c, tables.usage_hourly.c
+    cleaned = select(removed.billable).where(removed.day_start == day)
+    if wanted.billable is not None:
+        cleaned = cleaned.where(removed.billable == wanted.billable)
+    from_events = _events_sums(start, end)
+    if connection.execute(cleaned.limit(1)).first() is None:
+        return [(from_events, events)]
+    whole_hour = _rollup_sums("hourly", start, end, by_time=True)
+    return [
+        (from_events.where(events.billable.not_in(cleaned)), events),
+        (whole_hour.where(hourly.billable.in_(cleaned)), hourly),
+    ]
+
+
+def _pieces(
+    hours: PeriodRule, days: PeriodRule, wanted: UsageFilter, *, hours_only: bool
+) -> Iterable[tuple[str, int, int]]:
     """Cut a range into days, the hours before and after them, and what is left of an hour at either end."""
-    first_hour, last_hour = _ceiling(engine.hours, wanted.start), _floor(engine.hours, wanted.end)
+    first_hour, last_hour = _ceiling(hours, wanted.start), _floor(hours, wanted.end)
     if first_hour > last_hour:
         # Not one full hour, and no edge of one either.
         return [("events", wanted.start, wanted.end)]
     pieces = [("events", wanted.start, first_hour), ("events", last_hour, wanted.end)]
-    first_day, last_day = _ceiling(engine.days, first_hour), _floor(engine.days, last_hour)
+    first_day, last_day = _ceiling(days, first_hour), _floor(days, last_hour)
     if hours_only or first_day >= last_day:
         pieces.append(("hourly", first_hour, last_hour))
     else:
@@ -205,22 +268,23 @@ def _ceiling(rule: PeriodRule, at: int) -> int:
     return start if start == at else end
 
 
-def _rollup_sums(source: str, wanted: UsageFilter, start: int, end: int, by_time: bool) -> Select[Any]:
+def _rollup_sums(source: str, start: int, end: int, *, by_time: bool) -> Select[Any]:
     table = tables.usage_hourly if source == "hourly" else tables.usage_daily
     grouped = [table.c[name] for name in _GROUPS]
     if by_time:
         grouped.append(table.c.bucket_start)
     query = select(*grouped, *(func.sum(table.c[name]).label(name) for name in ROLLUP_SUMS)).group_by(*grouped)
-    query = query.where(table.c.bucket_start >= start, table.c.bucket_start < end)
-    return _only(query, table.c, wanted)
+    return query.where(table.c.bucket_start >= start, table.c.bucket_start < end)
 
 
-def _events_sums(wanted: UsageFilter, start: int, end: int) -> Select[Any]:
+def _events_sums(start: int, end: int) -> Select[Any]:
     """Sum the events of a part of one hour, which count into the bucket that the part begins in."""
     events = tables.usage_events
     is_event = case((events.c.corrects_event_id.is_(None), 1), else_=0)
     corrections = events.alias("corrections")
-    is_priced_since = select(literal(1)).where(corrections.c.corrects_event_id == events.c.id).exists()
+    # An adjustment of a quantity is a correction too, and prices nothing.
+    prices_it = and_(corrections.c.corrects_event_id == events.c.id, corrections.c.price.isnot(None))
+    is_priced_since = select(literal(1)).where(prices_it).exists()
     is_unpriced = case((events.c.total_cost.is_(None) & ~is_priced_since, 1), else_=0)
     sums: dict[str, ColumnElement[Any]] = {
         "events": func.sum(is_event),
@@ -234,8 +298,7 @@ def _events_sums(wanted: UsageFilter, start: int, end: int) -> Select[Any]:
         literal(start, BigInteger).label("bucket_start"),
         *(column.label(name) for name, column in sums.items()),
     ).group_by(*grouped)
-    query = query.where(events.c.occurred_at >= start, events.c.occurred_at < end)
-    return _only(query, events.c, wanted)
+    return query.where(events.c.occurred_at >= start, events.c.occurred_at < end)
 
 
 def _only(query: Select[Any], columns: Any, wanted: UsageFilter) -> Select[Any]:

@@ -34,7 +34,7 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, Self
 
 from tallystick.errors import ProviderError, UsageMissing
-from tallystick.metering.call import announce_failure, fail, settle
+from tallystick.metering.call import announce_failure, fail, failure_of, settle
 from tallystick.metering.flow import run, run_async
 from tallystick.metering.response import MeteredResponse
 from tallystick.money import ceil_div
@@ -44,6 +44,7 @@ from tallystick.providers.usage import ProviderUsage
 if TYPE_CHECKING:
     from tallystick.engine import Engine
     from tallystick.metering.call import Attempt
+    from tallystick.metering.commands import CallFailed
     from tallystick.metering.flow import Flow
     from tallystick.metering.response import Settlement
     from tallystick.providers.protocol import UsageStream
@@ -214,7 +215,8 @@ class StreamMeter:
         if self._chunks == 0:
             yield from self._logged(fail(self.engine, self._attempt, error))
             return
-        yield from self._logged(self._settle(is_whole=False))
+        failure = failure_of(self.engine, self._attempt, error) if isinstance(error, Exception) else None
+        yield from self._logged(self._settle(is_whole=False, failure=failure))
         if isinstance(error, Exception):
             announce_failure(self.engine, self._attempt, error)
 
@@ -224,10 +226,10 @@ class StreamMeter:
             self._is_over = True
         return is_first
 
-    def _settle(self, *, is_whole: bool) -> Flow[None]:
+    def _settle(self, *, is_whole: bool, failure: CallFailed | None = None) -> Flow[None]:
         usage = self._usage()
         flags = () if is_whole else ("partial",)
-        settlement = yield from settle(self.engine, self._attempt, usage, flags=flags)
+        settlement = yield from settle(self.engine, self._attempt, usage, flags=flags, failure=failure)
         self._finish(settlement)
         if self._problem is not None:
             raise self._problem

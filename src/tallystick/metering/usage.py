@@ -8,10 +8,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from tallystick.errors import CallInProgress, InvalidInput, TallystickError
+from tallystick.errors import CallInProgress, InvalidInput, NotFound, TallystickError
 from tallystick.identity import billable_reference, tenant_reference, user_reference
+from tallystick.metering.adjusting import Adjustment, adjust_event, adjust_use
 from tallystick.metering.call import CallContext
-from tallystick.metering.commands import InProgress, RecordUsage, Replayed
+from tallystick.metering.cleanup import Cleanup, Progress, cleanup
+from tallystick.metering.commands import InProgress, Replayed
 from tallystick.metering.erasure import Erasure, anonymize_before, delete_for
 from tallystick.metering.explanation import Explanation, explain
 from tallystick.metering.input import (
@@ -23,9 +25,11 @@ from tallystick.metering.input import (
     manual_usage,
 )
 from tallystick.metering.listing import EventFilter, EventPage, list_events
+from tallystick.metering.logged_use import LogUse, require_timely
 from tallystick.metering.meter import MANUAL
 from tallystick.metering.recording import Recorded
 from tallystick.metering.repricing import Repricing, reprice
+from tallystick.metering.resource_types import checked_use
 from tallystick.metering.statistics import (
     TimeSeriesPoint,
     UsageFilter,
@@ -38,6 +42,7 @@ from tallystick.money import NANOS, Money
 from tallystick.period import MAX_MICROS, MIN_MICROS
 from tallystick.providers.usage import ProviderUsage
 from tallystick.quantity import to_millionths
+from tallystick.tenants.naming import tenant_billable
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
@@ -107,10 +112,13 @@ class Usage:
     ) -> UsageEvent:
         """Record that a resource was used: a fact, never refused. `tenant` is "acme", or any billable as "type:id".
 
-        With an idempotency key a repetition returns the first event.
+        Use that comes late counts when it happened (`occurred_at`); where that period of the account was over, its
+        event is flagged "backdated". With an idempotency key a repetition returns the first event.
 
         Raises:
-            InvalidInput: a quantity below zero or finer than a millionth, or bad names and metadata.
+            InvalidInput: a quantity below zero, finer than a millionth, or in parts of what is counted in whole units;
+                a resource type that is not known, with `usage.strict_resource_types`; use that comes later than
+                `usage.late_event_days` allow; bad names and metadata.
             IdempotencyConflict: the key was used with other input.
         """
         return self._record(
@@ -150,7 +158,7 @@ class Usage:
         rejected: list[Rejection] = []
         event_ids: list[str] = []
         for chunk in _chunks(enumerate(records)):
-            commands: list[tuple[int, RecordUsage]] = []
+            commands: list[tuple[int, LogUse]] = []
             for index, record in chunk:
                 try:
                     commands.append((index, self._command(record)))
@@ -269,6 +277,72 @@ class Usage:
         )
         return reprice(engine, wanted, only_unpriced=only_unpriced, apply=apply)
 
+    def adjust(
+        self,
+        what: object,
+        resource_type: str | None = None,
+        *,
+        quantity: int | Decimal | str,
+        reason: str,
+        occurred_at: str | datetime | None = None,
+        user: object = None,
+        feature: str = "",
+        idempotency_key: str | None = None,
+    ) -> UsageEvent:
+        """Correct a quantity that was recorded wrongly: -5 takes five back, 5 adds five that were missed.
+
+        `what` is an event's id: then the adjustment counts when that event did. Or it is a tenant (or any billable),
+        with a `resource_type`, when it was used (`occurred_at`, otherwise now), and, where quotas are for single users
+        or features, whose use it was.
+
+        It is an event of its own, flagged "correction", which quotas, rollups and statistics follow; nothing is edited.
+        Tokens and costs stay: see `reprice`.
+
+        Raises:
+            InvalidInput: a quantity of zero; more than there was of the event, or of the resource type on that day.
+            NotFound: there is no such event, or it was removed. IdempotencyConflict: the key was used with other input.
+        """
+        engine = self._engine
+        wanted = Adjustment.checked(engine, quantity=quantity, reason=reason, idempotency_key=idempotency_key)
+        if resource_type is None:
+            if occurred_at is not None or user is not None or feature:
+                raise InvalidInput("what", what, "An event says itself when, by whom and for what it was used.")
+            return self._adjusted(adjust_event(engine, what, wanted))
+        context = self._context(
+            {
+                "billable": subject_reference(what, engine),
+                "resource_type": resource_type,
+                "user": user,
+                "feature": feature,
+                "metadata": wanted.metadata,
+            },
+            "",
+            ProviderUsage(),
+        )
+        return self._adjusted(adjust_use(engine, context, wanted, engine.instant(occurred_at, field="occurred_at")))
+
+    def _adjusted(self, answer: Recorded | Replayed) -> UsageEvent:
+        if isinstance(answer, Replayed):
+            return self.get(answer.event_id)
+        self._engine.announce(answer)
+        return UsageEvent.from_row(answer.row)
+
+    def cleanup(
+        self,
+        days: int | None = None,
+        *,
+        dry_run: bool = False,
+        batch_size: int = 500,
+        progress: Progress | None = None,
+    ) -> Cleanup:
+        """Remove the events of days that ended more than `days` (otherwise `storage.prune_after_days`) days ago.
+
+        Every sum stays: statistics, counters, quotas of all time, overages, the ledger; the doctor can prove them and
+        says what was removed. Events without a price stay until they have one. A removed event cannot be explained,
+        repriced or adjusted any more; its idempotency key still means it. `progress` is told how many of how many.
+        """
+        return cleanup(self._engine, days=days, dry_run=dry_run, batch_size=batch_size, progress=progress)
+
     def delete_for(self, billable: object) -> Erasure:
         """Erase a billable's usage for good: events, rollups, holds, keys, and its name in the events of others.
 
@@ -305,11 +379,19 @@ class Usage:
         if isinstance(answer, InProgress):
             raise CallInProgress(str(record.get("idempotency_key")), answer.hold_id)
         if isinstance(answer, Replayed):
-            return self.get(answer.event_id)
+            return self._first(answer, record)
         self._engine.announce(answer)
         return UsageEvent.from_row(answer.row)
 
-    def _command(self, record: Mapping[str, Any]) -> RecordUsage:
+    def _first(self, answer: Replayed, record: Mapping[str, Any]) -> UsageEvent:
+        """Return the event that a key stands for. It is not recorded again where clean-up has removed it since."""
+        try:
+            return self.get(answer.event_id)
+        except NotFound:
+            remedy = f"It was recorded with the idempotency key {record.get('idempotency_key')!r}, and removed since."
+            raise NotFound("usage event", answer.event_id, remedy) from None
+
+    def _command(self, record: Mapping[str, Any]) -> LogUse:
         """Check one record and return the command that records it."""
         if not isinstance(record, Mapping):
             raise InvalidInput("record", record, "Give a mapping of fields.")
@@ -319,15 +401,12 @@ class Usage:
         has_tokens = bool(usage.total_tokens or usage.counts)
         is_priced = has_tokens or usage.total_cost is not None
         context = self._context(record, provider or (MANUAL if is_priced else ""), usage)
-        facts = engine.facts(
-            context,
-            usage,
-            occurred_at=engine.instant(record.get("occurred_at"), field="occurred_at"),
-            has_price=is_priced,
-        )
+        occurred_at = engine.instant(record.get("occurred_at"), field="occurred_at")
+        require_timely(occurred_at, now=engine.now(), days_max=engine.settings.usage.late_event_days)
+        facts = engine.facts(context, usage, occurred_at=occurred_at, has_price=is_priced)
         if facts.costs is not None and facts.costs[2] > COST_NANOS_MAX:
             raise InvalidInput("total_cost", facts.costs[2] // NANOS, "It is more than can be counted.")
-        return RecordUsage(facts, engine.currency_rates)
+        return LogUse(facts, engine.currency_rates)
 
     def _context(self, record: Mapping[str, Any], provider: str, usage: ProviderUsage) -> CallContext:
         engine = self._engine
@@ -341,6 +420,10 @@ class Usage:
         feature, mode = record.get("feature") or "", record.get("billing_mode")
         default_type = "completion" if provider else "usage"
         key = record.get("idempotency_key")
+        stated_type = record.get("resource_type")
+        resource_type, quantity = default_type, to_millionths(record.get("quantity", 1))
+        if stated_type:
+            resource_type, quantity = checked_use(engine.settings.usage, stated_type, record.get("quantity", 1))
         return CallContext(
             billable=payer,
             user_id=user_id,
@@ -348,19 +431,19 @@ class Usage:
             provider=provider,
             model=checked_text("model", record.get("model") or ""),
             feature=checked_name("feature", feature) if feature else "",
-            resource_type=checked_name("resource_type", record.get("resource_type") or default_type),
+            resource_type=resource_type,
             billing_mode=None if mode is None else checked_billing_mode(mode),
             metadata=engine.metadata_policy.encoded(record.get("metadata") or {}),
             idempotency_key=None if key is None else checked_key(key),
             manual_usage=usage,
-            quantity=to_millionths(record.get("quantity", 1)),
+            quantity=quantity,
         )
 
 
 def subject_reference(subject: object, engine: Engine) -> str:
-    """Return whose use is meant: a tenant's bare name, or any billable."""
+    """Return whose use is meant: a tenant's slug or id, or any billable."""
     if isinstance(subject, str) and ":" not in subject:
-        return tenant_reference(subject)
+        return tenant_billable(engine, subject)
     return billable_reference(subject, engine.billable_resolver)
 
 

@@ -24,8 +24,9 @@ class UsageEvent:
     """One use that happened. It is never changed: a correction is an event of its own that names this one.
 
     `usage` holds the tokens, with the costs that were charged; `cost` is the total, None while no price is known. The
-    `cost` of a correction is a difference, below zero where something is given back, and its `usage` is empty.
-    `flags` say what was special: estimated, late, unpriced, overage, past_limit, overdraft,
+    `cost` of a correction is a difference, below zero where something is given back, and its `usage` is empty. The
+    `quantity` of an adjustment is a difference too; one of a whole day's use names itself.
+    `flags` say what was special: estimated, late, backdated, unpriced, overage, past_limit, overdraft,
     partial, shadow, correction.
     """
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
+from tallystick.limits.quota import Quota, RateLimit
+from tallystick.metering.rollup_zones import pseudonym_zones
 from tallystick.money import Money
 from tallystick.period import from_micros
 from tallystick.plans.terms import (
@@ -25,6 +29,7 @@ from tallystick.plans.terms import (
     TermsPolicy,
 )
 from tallystick.storage import tables
+from tallystick.tenants.tenant import Tenant, TenantStatus
 
 __all__ = [
     "Features",
@@ -34,7 +39,10 @@ __all__ = [
     "lock_terms",
     "override_from_row",
     "plan_version_from_row",
+    "quota_from_row",
+    "rate_limit_from_row",
     "subscription_from_row",
+    "tenant_from_row",
 ]
 
 Features = Mapping[str, PlanFeature]
@@ -49,6 +57,10 @@ def load_terms(connection: Connection, billables: Iterable[str], policy: TermsPo
     subscriptions: dict[str, list[Subscription]] = defaultdict(list)
     overrides: dict[str, list[LimitOverride]] = defaultdict(list)
     caps: dict[str, list[CreditCap]] = defaultdict(list)
+    quotas: dict[str, list[Quota]] = defaultdict(list)
+    rates: dict[str, list[RateLimit]] = defaultdict(list)
+    tenants: dict[str, Tenant] = {}
+    zones: dict[str, str] = {}
     for some in _portions(wanted):
         rows = connection.execute(_subscriptions_query().where(tables.subscriptions.c.billable.in_(some))).all()
         features = load_features(connection, {row.plan_version_id for row in rows})
@@ -60,12 +72,75 @@ def load_terms(connection: Connection, billables: Iterable[str], policy: TermsPo
             overrides[row.billable].append(override_from_row(row))
         for row in connection.execute(select(tables.credit_caps).where(tables.credit_caps.c.billable.in_(some))):
             caps[row.billable].append(_cap_from_row(row))
+        for row in connection.execute(select(tables.quotas).where(tables.quotas.c.billable.in_(some))):
+            quotas[row.billable].append(quota_from_row(row))
+        for row in connection.execute(select(tables.rate_limits).where(tables.rate_limits.c.billable.in_(some))):
+            rates[row.billable].append(rate_limit_from_row(row))
+        for row in connection.execute(select(tables.tenants).where(tables.tenants.c.billable.in_(some))):
+            tenants[row.billable] = tenant_from_row(row)
+        zones |= pseudonym_zones(connection, some)
     return {
         billable: Terms(
-            billable, policy, tuple(subscriptions[billable]), tuple(overrides[billable]), tuple(caps[billable])
+            billable,
+            _policy_of(tenants.get(billable), zones.get(billable), policy),
+            tuple(subscriptions[billable]),
+            tuple(overrides[billable]),
+            tuple(caps[billable]),
+            tenants.get(billable),
+            tuple(quotas[billable]),
+            tuple(rates[billable]),
         )
         for billable in wanted
     }
+
+
+def _policy_of(tenant: Tenant | None, pseudonym_zone: str | None, policy: TermsPolicy) -> TermsPolicy:
+    """Return the policy of the settings with what a tenant has, or anonymised use has kept, of its own."""
+    if pseudonym_zone is not None:
+        return replace(policy, zone=pseudonym_zone)
+    if tenant is None or (tenant.timezone is None and tenant.currency is None):
+        return policy
+    return replace(policy, zone=tenant.timezone or policy.zone, currency=tenant.currency or policy.currency)
+
+
+def quota_from_row(row: Row[Any]) -> Quota:
+    return Quota(
+        id=row.id,
+        billable=row.billable,
+        resource_type=row.resource_type,
+        period=row.period,
+        scope=row.scope,
+        limit=row.limit_value,
+        is_hard_limit=bool(row.is_hard_limit),
+        thresholds=tuple(json.loads(row.thresholds)),
+        created_at=from_micros(row.created_at),
+        updated_at=from_micros(row.updated_at),
+    )
+
+
+def rate_limit_from_row(row: Row[Any]) -> RateLimit:
+    return RateLimit(row.billable, row.resource_type, row.scope, row.per, row.limit_value, row.burst)
+
+
+def tenant_from_row(row: Row[Any]) -> Tenant:
+    return Tenant(
+        id=row.id,
+        slug=row.slug,
+        billable=row.billable,
+        name=row.name,
+        billing_email=row.billing_email,
+        status=TenantStatus(row.status),
+        status_reason=row.status_reason,
+        timezone=row.timezone,
+        currency=row.currency,
+        locale=row.locale,
+        tax_id=row.tax_id,
+        enforcement=row.enforcement,
+        metadata=MappingProxyType(json.loads(row.metadata) if row.metadata else {}),
+        created_at=from_micros(row.created_at),
+        updated_at=from_micros(row.updated_at),
+        deleted_at=None if row.deleted_at is None else from_micros(row.deleted_at),
+    )
 
 
 def load_features(connection: Connection, plan_version_ids: Iterable[str]) -> Mapping[str, Features]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from sqlalchemy import Connection, update
 from tallystick.errors import Conflict, InvalidInput, NotFound
 from tallystick.events import Event, SubscriptionCancelled, SubscriptionCreated
 from tallystick.identity import billable_reference, new_id
+from tallystick.notify.composing import payment_failed, payment_succeeded
+from tallystick.notify.outgoing import Told
 from tallystick.period import from_micros, to_micros
 from tallystick.plans.loading import journal_change, lock_terms
 from tallystick.plans.plans import find_version
@@ -67,7 +70,7 @@ class Subscriptions:
                 raise InvalidInput(name, from_micros(instant).isoformat(), "It must lie after started_at.")
         subscription_id = new_id("sub")
 
-        def insert(connection: Connection) -> None:
+        def insert(connection: Connection) -> SubscriptionCreated:
             lock_terms(connection)
             version = find_version(connection, plan)
             terms = self._terms(connection, reference)
@@ -89,11 +92,16 @@ class Subscriptions:
                 )
             )
             journal_change(connection, reference)
+            subscribed = next(
+                one for one in self._terms(connection, reference).subscriptions if one.id == subscription_id
+            )
+            event = SubscriptionCreated(billable=reference, at=from_micros(now), subscription=subscribed)
+            self._engine.outgoing.tell(connection, [Told(None, event)])
+            return event
 
-        self._engine.lane.transact(insert)
-        created = self._by_id(reference, subscription_id)
-        self._send(SubscriptionCreated(billable=reference, at=from_micros(now), subscription=created))
-        return created
+        created = self._engine.lane.transact(insert)
+        self._send(created)
+        return created.subscription
 
     def get(self, billable: object) -> Subscription:
         """Return the billable's subscription: the one in force, else the one made last.
@@ -126,7 +134,7 @@ class Subscriptions:
         current = self.get(billable)
         now = self._engine.now()
         start = max(now, to_micros(current.started_at))
-        return self._change(current, is_pending=False, started_at=start)
+        return self._change(current, is_pending=False, started_at=start)[0]
 
     def cancel(self, billable: object, *, immediately: bool = False) -> Subscription:
         """Cancel the subscription at the end of the period that is paid, or at once.
@@ -149,15 +157,16 @@ class Subscriptions:
             end = (
                 rule.bounds_micros(now)[1] if current.started_at <= from_micros(now) else to_micros(current.started_at)
             )
-        cancelled = self._change(current, cancelled_at=now, cancels_at=end)
-        self._send(
-            SubscriptionCancelled(
-                billable=current.billable,
-                at=from_micros(now),
-                subscription=cancelled,
-                ends_at=cancelled.ends_at or from_micros(end),
-            )
-        )
+
+        def told(cancelled: Subscription) -> Told:
+            ends_at = cancelled.ends_at or from_micros(end)
+            at = from_micros(now)
+            event = SubscriptionCancelled(billable=current.billable, at=at, subscription=cancelled, ends_at=ends_at)
+            return Told(None, event)
+
+        cancelled, event = self._change(current, told, cancelled_at=now, cancels_at=end)
+        if event is not None:
+            self._send(event)
         return cancelled
 
     def resume(self, billable: object) -> Subscription:
@@ -169,7 +178,7 @@ class Subscriptions:
         current = self._open(billable)
         if current.cancelled_at is None:
             raise Conflict(f"The subscription of {current.billable} is not cancelled.")
-        return self._change(current, cancelled_at=None, cancels_at=None)
+        return self._change(current, cancelled_at=None, cancels_at=None)[0]
 
     def payment_failed(self, billable: object, at: str | datetime | None = None) -> Subscription:
         """Start the grace period: it stays in force for `billing.payment_failure_grace_period_days`, then expires.
@@ -179,11 +188,24 @@ class Subscriptions:
         current = self._open(billable)
         if current.payment_failed_at is not None:
             return current
-        return self._change(current, payment_failed_at=self._engine.instant(at, field="at"))
+        failed_at = self._engine.instant(at, field="at")
+        grace_until = from_micros(failed_at) + timedelta(
+            days=self._engine.settings.billing.payment_failure_grace_period_days
+        )
+        now = from_micros(self._engine.now())
+
+        def told(failed: Subscription) -> Told:
+            return Told(payment_failed(failed, grace_until, now), None)
+
+        return self._change(current, told, payment_failed_at=failed_at)[0]
 
     def payment_succeeded(self, billable: object) -> Subscription:
         """End the grace period, also after it ran out: the subscription is in force again."""
-        return self._change(self.get(billable), payment_failed_at=None)
+        current = self.get(billable)
+        if current.payment_failed_at is None:
+            return current
+        now = from_micros(self._engine.now())
+        return self._change(current, lambda paid: Told(payment_succeeded(paid, now), None), payment_failed_at=None)[0]
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -193,17 +215,24 @@ class Subscriptions:
             raise Conflict(f"The subscription of {current.billable} ended at {current.ends_at:%Y-%m-%d %H:%M} UTC.")
         return current
 
-    def _change(self, subscription: Subscription, **values: Any) -> Subscription:
-        def change(connection: Connection) -> None:
+    def _change(
+        self, subscription: Subscription, told: Callable[[Subscription], Told] | None = None, **values: Any
+    ) -> tuple[Subscription, Event | None]:
+        """Change a subscription, and write what is told of it with the change. Returns it, and its event."""
+
+        def change(connection: Connection) -> tuple[Subscription, Event | None]:
             subscriptions = tables.subscriptions
             connection.execute(update(subscriptions).where(subscriptions.c.id == subscription.id).values(**values))
             journal_change(connection, subscription.billable)
+            terms = self._terms(connection, subscription.billable)
+            changed = next(one for one in terms.subscriptions if one.id == subscription.id)
+            if told is None:
+                return changed, None
+            about = told(changed)
+            self._engine.outgoing.tell(connection, [about])
+            return changed, about.event
 
-        self._engine.lane.transact(change)
-        return self._by_id(subscription.billable, subscription.id)
-
-    def _by_id(self, billable: str, subscription_id: str) -> Subscription:
-        return next(one for one in self._engine.terms(billable).subscriptions if one.id == subscription_id)
+        return self._engine.lane.transact(change)
 
     def _terms(self, connection: Connection, billable: str) -> Terms:
         from tallystick.plans.loading import load_terms

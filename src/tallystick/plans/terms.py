@@ -7,16 +7,17 @@ between which it stays true and is kept until then.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 from tallystick.credits.account import feature_unit
 from tallystick.errors import InvalidInput
 from tallystick.limits.counters import CounterKey
+from tallystick.limits.quota import Quota, RateLimit
 from tallystick.money import Money
 from tallystick.period import (
     MAX_MICROS,
@@ -29,6 +30,7 @@ from tallystick.period import (
     to_micros,
 )
 from tallystick.quantity import from_millionths
+from tallystick.tenants.tenant import Tenant
 
 __all__ = [
     "NEVER",
@@ -265,6 +267,8 @@ class TermsPolicy:
     zone: str
     overage_behavior: OverageBehavior
     grace_period_days: int
+    # Rate limits of everybody who has none of their own, with an empty billable.
+    rate_limits: tuple[RateLimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +303,16 @@ class InForce:
         return self.overage_behavior is OverageBehavior.BLOCK
 
 
+_Limit = TypeVar("_Limit", bound="Quota | RateLimit")
+
+
+def _by_type(limits: tuple[_Limit, ...]) -> dict[str, tuple[_Limit, ...]]:
+    found: dict[str, tuple[_Limit, ...]] = {}
+    for limit in limits:
+        found[limit.resource_type] = (*found.get(limit.resource_type, ()), limit)
+    return found
+
+
 class _Bounds(NamedTuple):
     """A period's bounds, and for which instants (half-open) they are the answer. All in µs."""
 
@@ -320,6 +334,9 @@ class Terms:
     subscriptions: tuple[Subscription, ...] = ()
     overrides: tuple[LimitOverride, ...] = ()
     caps: tuple[CreditCap, ...] = ()
+    tenant: Tenant | None = None
+    quotas: tuple[Quota, ...] = ()
+    rate_limits: tuple[RateLimit, ...] = ()
     # The answer given last; replaced as a whole, so threads may share it.
     _last: InForce | None = field(default=None, init=False, compare=False, repr=False)
     # The bounds found last, for each kind of period that was asked for; each replaced as a whole too.
@@ -329,9 +346,54 @@ class Terms:
         default=None, init=False, compare=False, repr=False
     )
 
+    _quotas_by_type: Mapping[str, tuple[Quota, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False, hash=False
+    )
+    _rates_by_type: Mapping[str, tuple[RateLimit, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False, hash=False
+    )
+    _buckets: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, compare=False, repr=False)
+
     def __post_init__(self) -> None:
         if self.caps:
             object.__setattr__(self, "_cap_by_member", {(cap.unit, cap.member): cap for cap in self.caps})
+        if self.quotas:
+            object.__setattr__(self, "_quotas_by_type", _by_type(self.quotas))
+        rates = self._rates()
+        if rates:
+            object.__setattr__(self, "_rates_by_type", _by_type(rates))
+
+    @property
+    def has_quotas(self) -> bool:
+        return bool(self._quotas_by_type)
+
+    @property
+    def has_rate_limits(self) -> bool:
+        return bool(self._rates_by_type)
+
+    def quotas_of(self, resource_type: str) -> tuple[Quota, ...]:
+        return self._quotas_by_type.get(resource_type, ())
+
+    def rate_limits_of(self, resource_type: str) -> tuple[RateLimit, ...]:
+        """Return the rate limits of a resource type: the billable's own, and where it has none, everybody's."""
+        return self._rates_by_type.get(resource_type, ())
+
+    def calendar(self, period: str, at_micros: int) -> tuple[int, int]:
+        """Return start and end (µs) of the calendar's period around an instant, in the account's zone; cached."""
+        known = self._buckets.get(period)
+        if known is None or not known[0] <= at_micros < known[1]:
+            known = calendar_period(parse_kind(period), from_micros(at_micros), self.policy.zone).bounds_micros
+            self._buckets[period] = known
+        return known
+
+    def _rates(self) -> tuple[RateLimit, ...]:
+        own = {(limit.resource_type, limit.scope, limit.per) for limit in self.rate_limits}
+        general = [
+            replace(limit, billable=self.billable)
+            for limit in self.policy.rate_limits
+            if (limit.resource_type, limit.scope, limit.per) not in own
+        ]
+        return (*self.rate_limits, *general)
 
     def at(self, at_micros: int) -> InForce:
         """Return what is in force at an instant (µs)."""

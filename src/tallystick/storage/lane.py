@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     from tallystick.plans.terms import Terms
     from tallystick.storage.database import Database
 
-__all__ = ["Command", "Lane", "TermsLoader"]
+__all__ = ["WEBHOOKS_CHANGED", "Command", "Lane", "Outgoing", "TermsLoader"]
 
 logger = logging.getLogger("tallystick.lane")
+
+WEBHOOKS_CHANGED = "*webhooks"
+"""What the terms journal says where webhook endpoints were changed; no billable has such a name."""
 
 _BATCH_MAX = 512
 _TERMS_MAX = 100_000
@@ -64,6 +67,21 @@ class Command(Protocol[Result]):
 
     def decide(self, workspace: Workspace) -> Result:
         """Decide, then change the workspace. Raise `TallystickError` to refuse, before any change."""
+
+
+class Outgoing(Protocol):
+    """What goes out because of a batch, and is written with it."""
+
+    def prepare(
+        self,
+        workspace: Workspace,
+        answers: Sequence[object],
+        read: Callable[[Callable[[Connection], None]], None],
+    ) -> None:
+        """Add to a batch, before it is saved, what goes out because of its notices and answers."""
+
+    def forget(self) -> None:
+        """Let go of what was read before: it may have changed."""
 
 
 class _Slot:
@@ -101,12 +119,14 @@ class Lane:
         now: Callable[[], int],
         on_notices: Callable[[Sequence[object]], None],
         credit_policy: CreditPolicy | None = None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self._connect = connect
         self._load_terms = load_terms
         self._now = now
         self._on_notices = on_notices
         self._credit_policy = credit_policy
+        self._outgoing = outgoing
         self._reset()
         _lanes.add(self)
 
@@ -380,6 +400,9 @@ class Lane:
             database.load(workspace)
         for slot in batch:
             self._decide(slot, workspace, database)
+        if self._outgoing is not None:
+            answers = [slot.result for slot in batch if slot.error is None]
+            self._outgoing.prepare(workspace, answers, database.load_terms)
         self._is_saving = True
         database.save_and_commit(workspace)
         self._notices += workspace.notices
@@ -413,6 +436,8 @@ class Lane:
     def _forget(self, journal: Iterable[tuple[int, str | None]]) -> None:
         for revision, billable in journal:
             self._revision = revision
+            if billable in (None, WEBHOOKS_CHANGED) and self._outgoing is not None:
+                self._outgoing.forget()
             if billable is None:
                 self._terms.clear()
             else:
@@ -428,6 +453,8 @@ class Lane:
             # What another connection knew of the terms may be older than this one's view.
             self._terms.clear()
             self._revision = -1
+            if self._outgoing is not None:
+                self._outgoing.forget()
         return self._database
 
     def _abandon(self, error: BaseException) -> bool:

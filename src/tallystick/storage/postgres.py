@@ -95,6 +95,11 @@ FROM (SELECT DISTINCT id, reverses_id FROM credit_transactions WHERE reverses_id
 JOIN ledger_entries e ON e.transaction_id = t.id
 ORDER BY is_return, statement_number, position
 """
+_ALERTS_KEY = ("quota_id", "period_start", "scope")
+_ALERTS = f"""
+SELECT a.quota_id, a.period_start, a.scope, a.threshold, a.limit_value
+FROM {recordset(tables.quota_alerts, _ALERTS_KEY)} JOIN quota_alerts a USING ({", ".join(_ALERTS_KEY)})
+"""
 _NO_LIMIT = 2**62
 # Everything here is looked up by key. Plans are made once and kept, and one that was made while a table was small would
 # go on reading it whole when it has grown.
@@ -132,6 +137,7 @@ class PostgresDatabase:
         lapsed = wanted.wanted_lapsed and execute(_LAPSED, (json_rows(_LAPSED_KEY, wanted.wanted_lapsed.items()),))
         has_credits = wanted.wanted_credits or wanted.wanted_grants or wanted.wanted_wallets or wanted.wanted_entries
         credit_answers = self._ask_for_credits(workspace) if has_credits else None
+        alerts = wanted.wanted_alerts and execute(_ALERTS, (json_rows(_ALERTS_KEY, wanted.wanted_alerts),))
         if counters:
             workspace.counters.update((key, Counter()) for key in workspace.wanted_counters)
             for row in counters:
@@ -149,6 +155,8 @@ class PostgresDatabase:
             for row in lapsed:
                 hold = workspace.holds.setdefault(row[0], hold_from_row(row))
                 workspace.lapsed[hold.billable].append(hold)
+        if alerts:
+            _read_alerts(workspace, alerts)
         if credit_answers is not None:
             _read_credits(workspace, *credit_answers)
         workspace.forget_wants()
@@ -231,3 +239,9 @@ def _read_credits(
         workspace.entries[transaction_id] = []
     for row in entries or ():
         add_entry(workspace, row)
+
+
+def _read_alerts(workspace: Workspace, alerts: Any) -> None:
+    workspace.alerts.update((name, set()) for name in workspace.wanted_alerts)
+    for quota_id, period_start, scope, threshold, limit in alerts:
+        workspace.alerts[quota_id, period_start, scope].add((threshold, limit))

@@ -64,6 +64,7 @@ FROM ledger_entries
 WHERE transaction_id = ?1 OR transaction_id IN (SELECT id FROM credit_transactions WHERE reverses_id = ?1)
 ORDER BY is_return, statement_number, position
 """
+_ALERTS = "SELECT threshold, limit_value FROM quota_alerts WHERE quota_id = ? AND period_start = ? AND scope = ?"
 _NO_LIMIT = -1
 _KEY = "SELECT fingerprint, hold_id, event_id, outcome FROM idempotency_keys WHERE billable = ? AND key = ?"
 
@@ -113,6 +114,8 @@ class SqliteDatabase:
             workspace.lapsed[billable] = [workspace.holds.setdefault(row[0], hold_from_row(row)) for row in rows]
         if workspace.wanted_credits or workspace.wanted_grants or workspace.wanted_wallets or workspace.wanted_entries:
             self._load_credits(workspace)
+        for name in workspace.wanted_alerts:
+            workspace.alerts[name] = set(execute(_ALERTS, name).fetchall())
         workspace.forget_wants()
 
     def _load_credits(self, workspace: Workspace) -> None:

@@ -197,6 +197,10 @@ SAVES: tuple[Save, ...] = (
     Save("ledger_entries", tables.ledger_entries, _all(tables.ledger_entries)),
     Save("feature_uses", tables.feature_uses, _all(tables.feature_uses)),
     Save("new_top_ups", tables.top_ups, _all(tables.top_ups)),
+    Save("new_alerts", tables.quota_alerts, _all(tables.quota_alerts)),
+    Save("new_shadow_refusals", tables.shadow_refusals, _all(tables.shadow_refusals)),
+    Save("new_notifications", tables.notifications, _all(tables.notifications)),
+    Save("new_messages", tables.outbox, _all(tables.outbox)),
     Save("closed_top_ups", tables.top_ups, ("status", "transaction_id", "note", "closed_at", "id"), update_by=("id",)),
     Save("freed_keys", tables.idempotency_keys, _FREED_KEY, delete_by=_FREED_KEY),
     Save(

@@ -131,6 +131,104 @@ plan_features = Table(
     sqlite_with_rowid=False,
 )
 
+# A customer organisation. As a payer it is the billable "tenant:<slug>".
+tenants = Table(
+    "tenants",
+    metadata,
+    _key("id", primary_key=True),
+    _key("slug", nullable=False, unique=True),
+    _key("billable", nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("billing_email", Text),
+    Column("status", String(10), nullable=False),  # active, suspended, deleted
+    Column("status_reason", Text),
+    Column("timezone", Text),  # NULL: that of the settings
+    Column("currency", String(3)),
+    Column("locale", String(10)),
+    Column("tax_id", Text),
+    Column("enforcement", String(10)),  # NULL: that of the settings
+    Column("metadata", Text),
+    Column("created_at", _Instant, nullable=False),
+    Column("updated_at", _Instant, nullable=False),
+    Column("deleted_at", _Instant),
+    Column("erased_at", _Instant),  # when what was kept of a deleted one was erased; its slug stays taken
+    Index(None, "created_at"),
+    sqlite_with_rowid=False,
+)
+
+tenant_members = Table(
+    "tenant_members",
+    metadata,
+    _key("tenant", primary_key=True),  # its billable
+    _key("user_id", primary_key=True),
+    Column("created_at", _Instant, nullable=False),
+    Index(None, "user_id"),
+    sqlite_with_rowid=False,
+)
+
+# Limits that an operator sets on a resource type, beside those of a plan. `scope` is empty for all of a billable's use,
+# or names part of it: "user:42", "user:*" (each user on their own), "feature:chat", "key:…".
+quotas = Table(
+    "quotas",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("resource_type", nullable=False),
+    _key("period", nullable=False),
+    _key("scope", nullable=False),
+    Column("limit_value", BigInteger, nullable=False),
+    Column("is_hard_limit", Boolean, nullable=False),
+    Column("thresholds", Text, nullable=False),  # JSON [80, 90]: percent
+    Column("created_at", _Instant, nullable=False),
+    Column("updated_at", _Instant, nullable=False),
+    Index(None, "billable", "resource_type", "period", "scope", unique=True),
+    sqlite_with_rowid=False,
+)
+
+# Which thresholds were announced of which quota and period, and for which limit: each once.
+quota_alerts = Table(
+    "quota_alerts",
+    metadata,
+    _key("quota_id", primary_key=True),
+    Column("period_start", _Instant, primary_key=True, autoincrement=False),
+    _key("scope", primary_key=True),
+    Column("threshold", Integer, primary_key=True, autoincrement=False),
+    Column("limit_value", BigInteger, primary_key=True, autoincrement=False),
+    Column("created_at", _Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What shadow mode would have refused.
+shadow_refusals = Table(
+    "shadow_refusals",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("code", nullable=False),
+    _key("limit_type", nullable=False),
+    Column("message", Text, nullable=False),
+    _key("hold_id"),
+    Column("created_at", _Instant, nullable=False),
+    Index(None, "billable", "created_at"),
+    sqlite_with_rowid=False,
+)
+
+# So many in a second, minute or hour, as a token bucket. Its level is a counter ("rate:…").
+rate_limits = Table(
+    "rate_limits",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("resource_type", nullable=False),
+    _key("scope", nullable=False),
+    _key("per", nullable=False),  # second, minute, hour
+    Column("limit_value", BigInteger, nullable=False),
+    Column("burst", BigInteger, nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    Index(None, "billable", "resource_type", "scope", "per", unique=True),
+    sqlite_with_rowid=False,
+)
+
 # How much of a pool one of its users may spend in a period. `member` "*" is everybody who has no cap of their own.
 credit_caps = Table(
     "credit_caps",
@@ -234,6 +332,7 @@ usage_events = Table(
     _key("hold_id"),
     _key("idempotency_key"),
     _key("corrects_event_id"),
+    _key("key_id"),
     Column("flags", Text, nullable=False),
     Column("metadata", Text),
     Column("occurred_at", _Instant, nullable=False),
@@ -306,6 +405,32 @@ usage_removed = Table(
     Column("quantity", BigInteger, nullable=False),
     Column("total_tokens", BigInteger, nullable=False),
     Column("total_cost", _Nanos, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What clean-up took out of usage_events while the rollups stayed, by the account's day: events + removed = rollups.
+# Unlike `usage_removed` it counts what wallets paid too.
+removed_days = Table(
+    "removed_days",
+    metadata,
+    _key("billable", nullable=False),
+    Column("day_start", _Instant, nullable=False),
+    _key("currency", nullable=False),
+    Column("events", BigInteger, nullable=False),  # corrections are none
+    Column("quantity", BigInteger, nullable=False),
+    Column("total_tokens", BigInteger, nullable=False),
+    Column("total_cost", _Nanos, nullable=False),
+    PrimaryKeyConstraint("day_start", "billable", "currency"),
+    Index(None, "billable", "day_start"),
+    sqlite_with_rowid=False,
+)
+
+# The zone in which the rollups of an account are cut, where that is no tenant (any more): of anonymised use.
+rollup_zones = Table(
+    "rollup_zones",
+    metadata,
+    _key("billable", primary_key=True),
+    Column("timezone", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -489,3 +614,103 @@ job_runs = Table(
     Column("created_at", _Instant, nullable=False),
     sqlite_with_rowid=False,
 )
+
+# What a billable was told. `in_app` is whether its people see it in the application; it is kept in any case.
+notifications = Table(
+    "notifications",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("type", nullable=False),
+    Column("priority", String(10), nullable=False),  # low, normal, high, urgent
+    Column("subject", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("action_url", Text),
+    Column("locale", String(10), nullable=False),
+    Column("metadata", Text),  # JSON of what it is about
+    _key("key"),  # of what is told once, such as the end of one trial
+    Column("in_app", Boolean, nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    Column("read_at", _Instant),
+    Index(None, "billable", "created_at", "id"),
+    sqlite_with_rowid=False,
+)
+_UNREAD = text("read_at IS NULL")
+Index("ix_notifications_unread", notifications.c.billable, sqlite_where=_UNREAD, postgresql_where=_UNREAD)
+Index(
+    "ix_notifications_key",
+    notifications.c.billable,
+    notifications.c.key,
+    unique=True,
+    sqlite_where=notifications.c.key.isnot(None),
+    postgresql_where=notifications.c.key.isnot(None),
+)
+
+# How a billable wants to be told of a type ("*": of every type that has no row of its own) on a channel.
+notification_preferences = Table(
+    "notification_preferences",
+    metadata,
+    _key("billable", primary_key=True),
+    _key("type", primary_key=True),
+    _key("channel", primary_key=True),
+    Column("mode", String(10), nullable=False),  # immediate, digest, off
+    Column("updated_at", _Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Where events are posted to. Without a billable it is the operator's own and hears of everybody.
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable"),
+    Column("url", Text, nullable=False),
+    Column("events", Text, nullable=False),  # JSON ["quota.warning", …], or ["*"]
+    Column("description", Text),
+    Column("secret", Text, nullable=False),
+    Column("previous_secret", Text),  # still signed with, until …
+    Column("previous_secret_until", _Instant),
+    Column("status", String(10), nullable=False),  # active, disabled
+    Column("status_reason", Text),
+    Column("failing_since", _Instant),
+    Column("created_at", _Instant, nullable=False),
+    Column("updated_at", _Instant, nullable=False),
+    Index(None, "billable"),
+    sqlite_with_rowid=False,
+)
+
+# Messages on their way out, written with what they tell of. Whoever delivers one first moves `due_at` ahead and leaves
+# a `lease`: if that worker dies, the message is simply due again.
+outbox = Table(
+    "outbox",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("channel", nullable=False),  # email, webhook, or the application's own
+    _key("destination", nullable=False),  # of a webhook its endpoint, otherwise empty
+    _key("notification_id"),
+    _key("type", nullable=False),
+    Column("payload", Text, nullable=False),  # JSON of what is sent
+    Column("is_digest", Boolean, nullable=False),
+    Column("status", String(10), nullable=False),  # pending, sent, dead, dropped
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", _Instant, nullable=False),
+    _key("lease"),
+    Column("last_error", Text),
+    _key("sent_as"),  # the mail or the request that carried it; those of a digest share one
+    Column("created_at", _Instant, nullable=False),
+    Column("closed_at", _Instant),
+    Index(None, "billable", "id"),
+    sqlite_with_rowid=False,
+)
+# What waits and what is done are never searched together: neither a long history of what was sent nor a long queue
+# costs the other anything. What waits is found by its time, and by its destination, so that one that is slow or away
+# does not stand in the way of the others.
+_WAITING, _DONE = text("status = 'pending'"), text("closed_at IS NOT NULL")
+for _index, _indexed, _condition in (
+    ("ix_outbox_waiting", (outbox.c.due_at, outbox.c.channel, outbox.c.destination), _WAITING),
+    ("ix_outbox_due", (outbox.c.channel, outbox.c.destination, outbox.c.due_at, outbox.c.id), _WAITING),
+    ("ix_outbox_done", (outbox.c.status, outbox.c.closed_at), _DONE),
+    ("ix_outbox_sent", (outbox.c.billable, outbox.c.closed_at), _DONE),
+):
+    Index(_index, *_indexed, sqlite_where=_condition, postgresql_where=_condition)

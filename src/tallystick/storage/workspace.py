@@ -35,10 +35,18 @@ _LISTS = (
     "feature_uses",
     "new_top_ups",
     "closed_top_ups",
+    "new_alerts",
+    "new_shadow_refusals",
+    "new_notifications",
+    "new_messages",
 )
 
 
 _BY_NAME = ("closed_holds", "freed_keys", "kept_keys")
+
+
+AlertsKey = tuple[str, int, str]
+"""Which quota's announcements: of its id, its period's start (µs), and the scope of its counter."""
 
 
 RollupKey = tuple[str, int, str, str, str, str, str]
@@ -90,6 +98,7 @@ class Workspace:
 
     __slots__ = (
         "absent_holds",
+        "alerts",
         "billables",
         "closed_holds",
         "closed_top_ups",
@@ -109,8 +118,12 @@ class Workspace:
         "lapsed",
         "ledger_entries",
         "new_accounts",
+        "new_alerts",
         "new_grants",
         "new_holds",
+        "new_messages",
+        "new_notifications",
+        "new_shadow_refusals",
         "new_top_ups",
         "notices",
         "overages",
@@ -118,6 +131,7 @@ class Workspace:
         "started_at",
         "terms",
         "wallets",
+        "wanted_alerts",
         "wanted_counters",
         "wanted_credits",
         "wanted_entries",
@@ -141,6 +155,7 @@ class Workspace:
         self.wanted_grants: set[str] = set()
         self.wanted_wallets: set[str] = set()
         self.wanted_entries: set[str] = set()
+        self.wanted_alerts: set[AlertsKey] = set()
         self.counters: dict[CounterKey, Counter] = {}
         self.holds: dict[str, HoldRow] = {}
         self.absent_holds: set[str] = set()
@@ -167,6 +182,11 @@ class Workspace:
         self.feature_uses: list[tuple[object, ...]] = []
         self.new_top_ups: list[tuple[object, ...]] = []
         self.closed_top_ups: list[tuple[object, ...]] = []
+        self.alerts: dict[AlertsKey, set[tuple[int, int]]] = {}
+        self.new_alerts: list[tuple[object, ...]] = []
+        self.new_shadow_refusals: list[tuple[object, ...]] = []
+        self.new_notifications: list[tuple[object, ...]] = []
+        self.new_messages: list[tuple[object, ...]] = []
         # What is told of after the commit, besides the answers: holds and grants that ran out, balances that fell.
         self.notices: list[object] = []
 
@@ -208,6 +228,11 @@ class Workspace:
         if transaction_id not in self.entries:
             self.wanted_entries.add(transaction_id)
 
+    def want_alerts(self, name: AlertsKey) -> None:
+        """Ask which thresholds of a quota were announced in a period."""
+        if name not in self.alerts:
+            self.wanted_alerts.add(name)
+
     def forget_wants(self) -> None:
         self.wanted_counters.clear()
         self.absent_holds.update(hold_id for hold_id in self.wanted_holds if hold_id not in self.holds)
@@ -218,6 +243,7 @@ class Workspace:
         self.wanted_grants.clear()
         self.wanted_wallets.clear()
         self.wanted_entries.clear()
+        self.wanted_alerts.clear()
 
     def counter(self, key: CounterKey) -> Counter:
         """Return a counter that was loaded. One that was not is a mistake: its absolute value would be overwritten."""

@@ -7,6 +7,7 @@ given again.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -89,15 +90,12 @@ class Keyed:
     fingerprint: str
 
 
-@dataclass(slots=True)
-class AddCredits:
-    """Add credits to an account as one grant. An overdraft is paid from it first."""
+class _OnAccount:
+    """What the commands on one account have in common: whose rows they need."""
+
+    __slots__ = ()
 
     account: CreditKey
-    terms: GrantTerms
-    at: int
-    transaction_id: str
-    exchange: str | None = None
     keyed: Keyed | None = None
 
     @property
@@ -108,14 +106,41 @@ class AddCredits:
         workspace.want_credit(self.account)
         _want_key(workspace, self.account.billable, self.keyed)
 
+
+class _Posting(_OnAccount, ABC):
+    """A command that posts a transaction, or gives the first answer of its key again."""
+
+    __slots__ = ()
+
+    at: int
+
     def decide(self, workspace: Workspace) -> Posted:
-        earlier = _earlier(workspace, self.account.billable, self.keyed)
+        billable = self.account.billable
+        earlier = _earlier(workspace, billable, self.keyed)
         if earlier is not None:
             return earlier
-        account = account_of(workspace, self.account, self.at)
-        posted = self.add(workspace, account)
-        _keep(workspace, self.account.billable, self.keyed, posted, self.at)
+        posted = self.carry_out(workspace)
+        _keep(workspace, billable, self.keyed, posted, self.at)
         return posted
+
+    @abstractmethod
+    def carry_out(self, workspace: Workspace) -> Posted:
+        """Decide, then post. Raise `TallystickError` to refuse, before any change."""
+
+
+@dataclass(slots=True)
+class AddCredits(_Posting):
+    """Add credits to an account as one grant. An overdraft is paid from it first."""
+
+    account: CreditKey
+    terms: GrantTerms
+    at: int
+    transaction_id: str
+    exchange: str | None = None
+    keyed: Keyed | None = None
+
+    def carry_out(self, workspace: Workspace) -> Posted:
+        return self.add(workspace, account_of(workspace, self.account, self.at))
 
     def add(self, workspace: Workspace, account: AccountState) -> Posted:
         """Post the grant. Changes only: whatever it needs is loaded."""
@@ -169,7 +194,7 @@ class AddMany:
 
 
 @dataclass(slots=True)
-class DeductCredits:
+class DeductCredits(_Posting):
     """Deduct an amount of a wallet, whole or not at all.
 
     Its refusal is `CreditsInsufficient`, or `LimitExceeded` where a user's cap is what has no room.
@@ -186,19 +211,8 @@ class DeductCredits:
     exchange: str | None = None
     keyed: Keyed | None = None
 
-    @property
-    def billables(self) -> tuple[str, ...]:
-        return (self.account.billable,)
-
-    def needs(self, workspace: Workspace) -> None:
-        workspace.want_credit(self.account)
-        _want_key(workspace, self.account.billable, self.keyed)
-
-    def decide(self, workspace: Workspace) -> Posted:
+    def carry_out(self, workspace: Workspace) -> Posted:
         billable = self.account.billable
-        earlier = _earlier(workspace, billable, self.keyed)
-        if earlier is not None:
-            return earlier
         account = account_of(workspace, self.account, self.at)
         subscription_id = workspace.terms[billable].at(self.at).subscription_id
         purpose = Purpose(self.at, self.feature or "", subscription_id)
@@ -221,9 +235,7 @@ class DeductCredits:
         )
         entries = wallet_entries(workspace, charge, facts)
         facts.exchange = self.exchange
-        posted = post(workspace, facts, entries)
-        _keep(workspace, billable, self.keyed, posted, self.at)
-        return posted
+        return post(workspace, facts, entries)
 
     def _refusal(self, workspace: Workspace, account: AccountState, purpose: Purpose) -> Any:
         reserved = reserve_wallet(workspace, account, self.amount, purpose, is_explicit=True, member=self.user_id)
@@ -302,7 +314,7 @@ class TransferCredits:
 
 
 @dataclass(slots=True)
-class RefundCredits:
+class RefundCredits(_Posting):
     """Give back what a use or a deduction took, to the grants that it came from; all of it, or an amount.
 
     `user_id` is whose spending it was, where a cap counts it.
@@ -318,20 +330,11 @@ class RefundCredits:
     metadata: str | None = None
     keyed: Keyed | None = None
 
-    @property
-    def billables(self) -> tuple[str, ...]:
-        return (self.account.billable,)
-
     def needs(self, workspace: Workspace) -> None:
-        workspace.want_credit(self.account)
+        _OnAccount.needs(self, workspace)
         workspace.want_entries(self.original_id)
-        _want_key(workspace, self.account.billable, self.keyed)
 
-    def decide(self, workspace: Workspace) -> Posted:
-        billable = self.account.billable
-        earlier = _earlier(workspace, billable, self.keyed)
-        if earlier is not None:
-            return earlier
+    def carry_out(self, workspace: Workspace) -> Posted:
         account = account_of(workspace, self.account, self.at)
         takes, debt = taken_by(workspace, self.original_id, self.account)
         left = sum(take.amount for take in takes) + debt
@@ -358,7 +361,6 @@ class RefundCredits:
         posted = post(workspace, facts, entries)
         # What goes back to a grant that has run out meanwhile runs out with it.
         account_of(workspace, self.account, self.at)
-        _keep(workspace, billable, self.keyed, posted, self.at)
         return posted
 
 
@@ -435,7 +437,7 @@ class ReverseTransaction:
 
 
 @dataclass(slots=True)
-class RevokeGrant:
+class RevokeGrant(_Posting):
     """Take back what is unused of a grant. What open holds have pinned of it stays theirs."""
 
     account: CreditKey
@@ -444,15 +446,11 @@ class RevokeGrant:
     transaction_id: str
     reason: str
 
-    @property
-    def billables(self) -> tuple[str, ...]:
-        return (self.account.billable,)
-
     def needs(self, workspace: Workspace) -> None:
-        workspace.want_credit(self.account)
+        _OnAccount.needs(self, workspace)
         workspace.want_grant(self.grant_id)
 
-    def decide(self, workspace: Workspace) -> Posted:
+    def carry_out(self, workspace: Workspace) -> Posted:
         account = account_of(workspace, self.account, self.at)
         grant = account.by_id.get(self.grant_id)
         if grant is None or grant.free <= 0:
@@ -478,18 +476,11 @@ class Expired:
 
 
 @dataclass(slots=True)
-class ExpireGrants:
+class ExpireGrants(_OnAccount):
     """Expire what has lapsed of one account by `at` (µs). Each grant is told of once, by a notice."""
 
     account: CreditKey
     at: int
-
-    @property
-    def billables(self) -> tuple[str, ...]:
-        return (self.account.billable,)
-
-    def needs(self, workspace: Workspace) -> None:
-        workspace.want_credit(self.account)
 
     def decide(self, workspace: Workspace) -> Expired:
         before = len(workspace.notices)
@@ -499,19 +490,12 @@ class ExpireGrants:
 
 
 @dataclass(slots=True)
-class ConfigureAccount:
+class ConfigureAccount(_OnAccount):
     """Open an account where there is none, and set what is given of its settings, by the names of its columns."""
 
     account: CreditKey
     at: int
     changes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def billables(self) -> tuple[str, ...]:
-        return (self.account.billable,)
-
-    def needs(self, workspace: Workspace) -> None:
-        workspace.want_credit(self.account)
 
     def decide(self, workspace: Workspace) -> str:
         account = account_of(workspace, self.account, self.at)
@@ -532,7 +516,7 @@ class ConfigureAccount:
 
 
 @dataclass(slots=True)
-class CloseTopUp:
+class CloseTopUp(_OnAccount):
     """End a top-up that is pending, once: paid, which adds its credits, or failed, which pauses automatic top-ups.
 
     `add` is the credits of one that was paid; `keyed` names the top-up, so that of two ends the first counts.
@@ -547,14 +531,9 @@ class CloseTopUp:
     add: AddCredits | None = None
     note: str | None = None
 
-    @property
-    def billables(self) -> tuple[str, ...]:
-        return (self.account.billable,)
-
     def needs(self, workspace: Workspace) -> None:
-        workspace.want_credit(self.account)
+        _OnAccount.needs(self, workspace)
         workspace.want_counter(self._counter(workspace))
-        _want_key(workspace, self.account.billable, self.keyed)
 
     def decide(self, workspace: Workspace) -> Posted:
         try:
@@ -583,19 +562,15 @@ class CloseTopUp:
 
 
 @dataclass(slots=True)
-class WarnExpiring:
+class WarnExpiring(_OnAccount):
     """Note that a grant's expiry was announced. Says whether this is the first time, and something of it is left."""
 
     account: CreditKey
     grant_id: str
     at: int
 
-    @property
-    def billables(self) -> tuple[str, ...]:
-        return (self.account.billable,)
-
     def needs(self, workspace: Workspace) -> None:
-        workspace.want_credit(self.account)
+        _OnAccount.needs(self, workspace)
         workspace.want_grant(self.grant_id)
 
     def decide(self, workspace: Workspace) -> bool:

@@ -7,13 +7,13 @@ leaves no row, and is made when the job runs next. Where nobody listens nothing 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tallystick.credits.reporting import ReportRange, credit_report
 from tallystick.events import CreditReportDue
+from tallystick.job_runs import take_period
 from tallystick.notify.outgoing import Told
 from tallystick.period import Period, PeriodKind, PeriodRule, from_micros
 from tallystick.storage import tables
@@ -79,10 +79,7 @@ def _take(engine: Engine, period_start: int, due: CreditReportDue, now: int) -> 
     """Say whether this process is the first to want the month. Webhooks are told of it in the same transaction."""
 
     def insert(connection: Connection) -> bool:
-        dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
-        row = dialect.insert(tables.job_runs).values(job=_JOB, period_start=period_start, created_at=now)
-        taken = connection.execute(row.on_conflict_do_nothing(), execution_options={"preserve_rowcount": True})
-        is_first = bool(taken.rowcount == 1)
+        is_first = take_period(connection, _JOB, period_start, now)
         if is_first:
             engine.outgoing.tell(connection, [Told(None, due)])
         return is_first

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Delete, delete, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Delete, delete, select, tuple_
 
+from tallystick.job_runs import is_first_of_the_day
 from tallystick.limits.quota import SLIDING
 from tallystick.storage import tables
 
@@ -26,7 +26,7 @@ _KEY = ("period_start", "period", "billable", "meter", "scope")
 def remove_old_windows(engine: Engine) -> int:
     """Remove, once a day, buckets that lie two widths back, unless a call in flight holds of them; say how many."""
     now = engine.now()
-    if not _is_first_of_the_day(engine, now - now % _DAY_MICROS, now):
+    if not is_first_of_the_day(engine, _JOB):
         return 0
     return sum(_remove(engine, period, now - 2 * width) for period, (width, _) in SLIDING.items())
 
@@ -53,19 +53,3 @@ def _remove(engine: Engine, period: str, until: int) -> int:
 
 def _delete(engine: Engine, statement: Delete) -> None:
     engine.lane.transact(lambda connection: connection.execute(statement))
-
-
-def _is_first_of_the_day(engine: Engine, day: int, now: int) -> bool:
-    runs = tables.job_runs
-    known = select(runs.c.created_at).where(runs.c.job == _JOB, runs.c.period_start == day)
-    if engine.read(lambda connection: connection.execute(known).first()) is not None:
-        return False
-
-    def claim(connection: Connection) -> bool:
-        dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
-        row = dialect.insert(runs).values(job=_JOB, period_start=day, created_at=now)
-        done = connection.execute(row.on_conflict_do_nothing(), execution_options={"preserve_rowcount": True})
-        connection.execute(delete(runs).where(runs.c.job == _JOB, runs.c.period_start < day))
-        return bool(done.rowcount == 1)
-
-    return engine.lane.transact(claim)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from random import SystemRandom
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, func, select, update
 
@@ -344,17 +344,19 @@ def _unexpected(destination: _Destination, error: Exception) -> DeliveryFailed:
     return DeliveryFailed(f"{type(error).__name__}: {error}")
 
 
-class _Sender:
+class _Sender(Protocol):
     """What reaches one destination during a round."""
 
     def send(self, parcel: _Parcel) -> None:
-        raise NotImplementedError
+        """Send one message, or several that go together. Raise `DeliveryFailed` where that fails."""
 
     def succeeded(self) -> None:
         """Note that the destination is there."""
+        return
 
     def close(self) -> None:
         """Take leave."""
+        return
 
 
 class _NotificationSender(_Sender):

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, String, and_, case, cast, delete, exists, literal, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tallystick.credits.listing import IS_OPEN
 from tallystick.credits.values import Grant
 from tallystick.events import CreditsExpiring
+from tallystick.job_runs import is_first_of_the_day
 from tallystick.notify.composing import (
     Draft,
     credits_expiring,
@@ -63,7 +63,7 @@ def tell_what_is_due(engine: Engine) -> int:
 def remove_old(engine: Engine) -> int:
     """Remove notifications and messages that were kept long enough, once a day. Returns how many rows went."""
     settings, now = engine.settings.notifications, engine.now()
-    if not _is_first_of_the_day(engine, now):
+    if not is_first_of_the_day(engine, _JOB):
         return 0
     outbox, notifications = tables.outbox.c, tables.notifications.c
     # What was told once must be known to have been told for as long as its reason can be found.
@@ -80,23 +80,6 @@ def remove_old(engine: Engine) -> int:
             _remove(engine, tables.notifications, notifications.created_at < kept_since),
         )
     )
-
-
-def _is_first_of_the_day(engine: Engine, now: int) -> bool:
-    day = now - now % _DAY
-    runs = tables.job_runs
-    known = select(runs.c.created_at).where(runs.c.job == _JOB, runs.c.period_start == day)
-    if engine.read(lambda connection: connection.execute(known).first()) is not None:
-        return False
-
-    def insert(connection: Connection) -> bool:
-        dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
-        row = dialect.insert(runs).values(job=_JOB, period_start=day, created_at=now)
-        done = connection.execute(row.on_conflict_do_nothing(), execution_options={"preserve_rowcount": True})
-        connection.execute(delete(runs).where(runs.c.job == _JOB, runs.c.period_start < day))
-        return bool(done.rowcount == 1)
-
-    return engine.lane.transact(insert)
 
 
 def _remove(engine: Engine, table: Any, condition: ColumnElement[bool]) -> int:

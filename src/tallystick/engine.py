@@ -334,6 +334,9 @@ class Engine:
 
     def events_of_use(self, recorded: Recorded, wants: Wants) -> Iterable[Event]:
         """Return what follows from a use that is recorded, as far as somebody wants it."""
+        hears_limits = (wants(LimitApproaching) or wants(LimitReached)) and self._passes_limit(recorded)
+        if not (hears_limits or wants(UsageRecorded) or recorded.overage is not None or recorded.posted is not None):
+            return
         billable, at = str(recorded.row[1]), from_micros(int(recorded.row[-1]))  # type: ignore[call-overload]  # recorded_at is an integer
         if wants(UsageRecorded):
             yield UsageRecorded(billable=billable, at=at, usage=UsageEvent.from_row(recorded.row))
@@ -347,10 +350,18 @@ class Engine:
                 tokens=over.tokens,
                 amount=Money.from_nanos(over.amount, recorded.in_force.currency),
             )
-        if wants(LimitApproaching) or wants(LimitReached):
+        if hears_limits:
             yield from self._limit_events(recorded, billable, at)
         if recorded.posted is not None:
             yield from events_of(recorded.posted, wants)
+
+    def _passes_limit(self, recorded: Recorded) -> bool:
+        """Say whether a use was the first to come near a limit, or to reach it. Asked of every use."""
+        in_force, before, after = recorded.in_force, recorded.before, recorded.after
+        percentage = self.settings.limits.approaching_percentage
+        return _crosses(in_force.token_limit, percentage, before.tokens_used, after.tokens_used) or _crosses(
+            in_force.cost_limit, percentage, before.cost_used, after.cost_used
+        )
 
     def _limit_events(self, recorded: Recorded, billable: str, at: datetime) -> Iterable[Event]:
         """Find the limits that this use, and no use before it, has passed."""
@@ -390,6 +401,12 @@ class Engine:
         if isinstance(notice, HoldRow):
             return _hold_expired(notice, self.clock.now()) if wants(HoldExpired) else None
         return notice_event(notice, wants) or quota_event(notice, wants)
+
+
+def _crosses(limit: int | None, percentage: int, before: int, after: int) -> bool:
+    if limit is None:
+        return False
+    return before * 100 < limit * percentage <= after * 100 or before < limit <= after
 
 
 def _hold_expired(hold: HoldRow, at: datetime) -> HoldExpired:

@@ -170,14 +170,7 @@ class PlaceHold:
         return _with_tenant(self.billable, self.tenant_id)
 
     def needs(self, workspace: Workspace) -> None:
-        want_use(
-            workspace,
-            workspace.terms[self.billable],
-            self.at,
-            self.caller,
-            mode=self.billing_mode,
-            resource_type=self.resource_type,
-        )
+        want_use(workspace, workspace.terms[self.billable], self.at, self)
         if self.idempotency_key is not None:
             workspace.want_key(self.billable, self.idempotency_key)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Protocol
 
 from tallystick.credits.account import WalletStanding, is_money
 from tallystick.credits.charges import (
@@ -150,41 +151,45 @@ def transaction_of(event_id: str) -> str:
 
 def billing_mode(stated: str | None, in_force: InForce, hold: HoldRow | None = None) -> str:
     """Return from what a use is paid: as it was stated, else as subscribed. A hold that pins money has settled it."""
-    if hold is not None and any(is_money(pin.unit) for pin in hold.pins):
+    if hold is not None and hold.pins and any(is_money(pin.unit) for pin in hold.pins):
         return _CREDITS
-    return stated or in_force.billing_mode.value
+    return stated or in_force.mode
 
 
 def in_force_at(workspace: Workspace, billable: str, at: int) -> InForce:
     return workspace.terms[billable].at(at)
 
 
-def want_use(
-    workspace: Workspace, terms: Terms, at: int, caller: Caller, *, mode: str | None, resource_type: str
-) -> None:
+class Use(Protocol):
+    """What a use is asked for with, before it and after it."""
+
+    billing_mode: str | None
+    feature: str
+    user_id: str | None
+    resource_type: str
+
+    @property
+    def caller(self) -> Caller: ...
+
+
+def want_use(workspace: Workspace, terms: Terms, at: int, use: Use) -> None:
     """Ask for everything that a use usually needs, so that a batch is loaded at once."""
     in_force = terms.at(at)
-    if billing_mode(mode, in_force) == _CREDITS:
-        want_wallet(workspace, terms, in_force.currency, caller.user, at)
+    if (use.billing_mode or in_force.mode) == _CREDITS:
+        want_wallet(workspace, terms, in_force.currency, use.user_id, at)
     else:
         workspace.want_counter(in_force.tokens_counter)
         workspace.want_counter(in_force.cost_counter)
-    if caller.feature and in_force.features:
-        want_feature(workspace, terms, in_force.features.get(caller.feature), at)
+    if in_force.features and use.feature:
+        want_feature(workspace, terms, in_force.features.get(use.feature), at)
     if terms.has_quotas or terms.has_rate_limits:
-        want_limits(workspace, terms, (resource_type, REQUESTS, TOKENS, COST), caller, at, currency=in_force.currency)
+        names = (use.resource_type, REQUESTS, TOKENS, COST)
+        want_limits(workspace, terms, names, use.caller, at, currency=in_force.currency)
 
 
 def want_facts(workspace: Workspace, facts: UsageFacts) -> None:
     """Ask for everything that recording a use usually needs."""
-    want_use(
-        workspace,
-        workspace.terms[facts.billable],
-        facts.occurred_at,
-        facts.caller,
-        mode=facts.billing_mode,
-        resource_type=facts.resource_type,
-    )
+    want_use(workspace, workspace.terms[facts.billable], facts.occurred_at, facts)
     if facts.idempotency_key is not None:
         workspace.want_key(facts.billable, facts.idempotency_key)
 

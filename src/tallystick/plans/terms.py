@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -24,7 +25,6 @@ from tallystick.period import (
     MIN_MICROS,
     PeriodKind,
     PeriodRule,
-    calendar_period,
     from_micros,
     parse_kind,
     to_micros,
@@ -297,10 +297,21 @@ class InForce:
     tokens_counter: CounterKey
     cost_counter: CounterKey
     features: Mapping[str, PlanFeature] = field(default_factory=lambda: NO_FEATURES, hash=False)
+    # The billing mode as it is written: asked several times a call, where an enumeration is slow.
+    mode: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mode", self.billing_mode.value)
 
     @property
     def is_hard(self) -> bool:
         return self.overage_behavior is OverageBehavior.BLOCK
+
+
+@lru_cache(maxsize=1024)
+def _calendar(period: str, zone: str) -> PeriodRule:
+    """Return how a zone's calendar cuts time. Accounts of a zone share it, with the periods that it found last."""
+    return PeriodRule(parse_kind(period), zone)
 
 
 _Limit = TypeVar("_Limit", bound="Quota | RateLimit")
@@ -352,7 +363,6 @@ class Terms:
     _rates_by_type: Mapping[str, tuple[RateLimit, ...]] = field(
         default_factory=dict, init=False, compare=False, repr=False, hash=False
     )
-    _buckets: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.caps:
@@ -379,12 +389,8 @@ class Terms:
         return self._rates_by_type.get(resource_type, ())
 
     def calendar(self, period: str, at_micros: int) -> tuple[int, int]:
-        """Return start and end (µs) of the calendar's period around an instant, in the account's zone; cached."""
-        known = self._buckets.get(period)
-        if known is None or not known[0] <= at_micros < known[1]:
-            known = calendar_period(parse_kind(period), from_micros(at_micros), self.policy.zone).bounds_micros
-            self._buckets[period] = known
-        return known
+        """Return start and end (µs) of the calendar's period around an instant, in the account's zone."""
+        return _calendar(period, self.policy.zone).bounds_micros(at_micros)
 
     def _rates(self) -> tuple[RateLimit, ...]:
         own = {(limit.resource_type, limit.scope, limit.per) for limit in self.rate_limits}
@@ -451,7 +457,7 @@ class Terms:
         if kind is PeriodKind.TOTAL:
             return _Bounds(*_ALL_TIME, *_ALL_TIME)
         if not policy.is_anniversary:
-            start, end = calendar_period(kind, from_micros(at_micros), policy.zone).bounds_micros
+            start, end = _calendar(kind.value, policy.zone).bounds_micros(at_micros)
             return _Bounds(start, end, start, end)
         subscription = self.subscription_at(from_micros(at_micros))
         anchor = subscription.started_at if subscription is not None else None

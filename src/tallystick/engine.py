@@ -87,7 +87,6 @@ class Engine:
             keys_max=settings.metadata.max_keys,
             redact=settings.metadata.redact,
         )
-        self.hours = PeriodRule(PeriodKind.HOURLY, settings.period.timezone)
         self.days = PeriodRule(PeriodKind.DAILY, settings.period.timezone)
         self.billable_resolver: BillableResolver | None = None
         self.tenant_resolver: Callable[[], object] | None = None
@@ -165,6 +164,19 @@ class Engine:
         """Run a read on a connection of its own; it never waits for the lane."""
         with self.database.connect() as connection:
             return query(connection)
+
+    def read_snapshot(self, query: Callable[[Connection], Answer]) -> Answer:
+        """Run reads that all see the same moment. They wait for nobody, and nobody waits for them."""
+
+        def look(connection: Connection) -> Answer:
+            isolation = "" if connection.dialect.name == "sqlite" else " ISOLATION LEVEL REPEATABLE READ READ ONLY"
+            connection.exec_driver_sql("BEGIN" + isolation)
+            try:
+                return query(connection)
+            finally:
+                connection.exec_driver_sql("ROLLBACK")
+
+        return self.read(look)
 
     def terms(self, billable: str) -> Terms:
         """Return a billable's terms as the database has them now."""

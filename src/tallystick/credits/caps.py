@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, and_, delete, select, text, update
+from sqlalchemy import Connection, and_, delete, update
 
 from tallystick.credits.account import CreditKey
 from tallystick.credits.proof import SPENDING, cap_counters, cap_meter, named_spending, running_caps
@@ -17,6 +17,7 @@ from tallystick.period import PeriodKind
 from tallystick.plans.loading import journal_change
 from tallystick.plans.terms import CreditCap
 from tallystick.storage import tables
+from tallystick.storage.locking import lock_account
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["CAP_PERIODS", "SPENDING", "set_cap"]
 
 CAP_PERIODS = tuple(str(kind) for kind in PeriodKind)
-
-_MAKE_ACCOUNT = text(
-    "INSERT INTO accounts (billable, created_at) VALUES (:billable, :created_at) ON CONFLICT DO NOTHING"
-)
 
 
 def set_cap(engine: Engine, key: CreditKey, member: str, amount: int | None, period: str) -> None:
@@ -40,7 +37,7 @@ def set_cap(engine: Engine, key: CreditKey, member: str, amount: int | None, per
     same = and_(caps.c.billable == key.billable, caps.c.unit == key.unit, caps.c.member == member)
 
     def change(connection: Connection) -> None:
-        _lock(connection, key.billable, now)
+        lock_account(connection, key.billable, now)
         connection.execute(delete(caps).where(same))
         if amount is not None:
             connection.execute(
@@ -52,13 +49,6 @@ def set_cap(engine: Engine, key: CreditKey, member: str, amount: int | None, per
         journal_change(connection, key.billable)
 
     engine.lane.transact(change)
-
-
-def _lock(connection: Connection, billable: str, now: int) -> None:
-    """Keep other lanes away from the account, also where there is none yet; on SQLite the transaction itself does."""
-    accounts = tables.accounts
-    connection.execute(_MAKE_ACCOUNT, {"billable": billable, "created_at": now})
-    connection.execute(select(accounts.c.billable).where(accounts.c.billable == billable).with_for_update())
 
 
 def _count_again(engine: Engine, connection: Connection, key: CreditKey, changed: str, now: int) -> None:

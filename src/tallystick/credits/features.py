@@ -30,7 +30,6 @@ from tallystick.credits.input import (
 )
 from tallystick.credits.listing import find_grant, list_grants
 from tallystick.credits.posting import Purpose
-from tallystick.credits.snapshot import read_snapshot
 from tallystick.credits.standing import read_workspace, usable
 from tallystick.credits.transacting import refusal_of, revoke_grant, through_lane, transacting
 from tallystick.credits.values import CreditStats, CreditTransaction, FeatureStatus, FeatureUse, Grant
@@ -580,7 +579,7 @@ class Features:
             workspace = read_workspace(self._engine, connection, terms, at, unit, counters)
             return _View(terms, at, features, in_force.subscription_id, workspace, is_asked=is_asked)
 
-        return read_snapshot(self._engine, read)
+        return self._engine.read_snapshot(read)
 
 
 def _is_subscription_id(value: object) -> bool:

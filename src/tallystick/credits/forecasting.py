@@ -17,7 +17,6 @@ from tallystick.credits.credit_report import ExpiringCredits, Forecast
 from tallystick.credits.forecast import BurnRate, Lot, burn_down
 from tallystick.credits.lapsed import in_burn_order, is_unrestricted
 from tallystick.credits.listing import IS_OPEN
-from tallystick.credits.snapshot import read_snapshot
 from tallystick.period import MAX_MICROS, from_micros
 from tallystick.storage import tables
 
@@ -62,7 +61,7 @@ def account_forecast(engine: Engine, billable: str, unit: str) -> Forecast:
         lots = list(_open_lots(connection, billable, unit, at, expiring_first=engine.credit_policy.expiring_first))
         return _forecast(billable, unit, at, lots, burned.rate(at))
 
-    return read_snapshot(engine, look)
+    return engine.read_snapshot(look)
 
 
 def unit_forecasts(connection: Connection, units: Iterable[str], at: int) -> Mapping[str, Forecast]:

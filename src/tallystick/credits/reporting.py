@@ -31,7 +31,6 @@ from tallystick.credits.forecasting import DAY_MICROS, USES, unit_forecasts
 from tallystick.credits.lapsed import lapsed_grants
 from tallystick.credits.ledger import BALANCE_ACCOUNTS
 from tallystick.credits.listing import IS_OPEN
-from tallystick.credits.snapshot import read_snapshot
 from tallystick.errors import InvalidInput
 from tallystick.period import MAX_MICROS, MIN_MICROS, Period, PeriodKind, PeriodRule, from_micros
 from tallystick.storage import tables
@@ -70,7 +69,7 @@ def credit_report(engine: Engine, wanted: ReportRange) -> CreditReport:
     """Make the report on a range."""
     at = engine.now()
     lapsed = lapsed_grants(at, expiring_first=engine.credit_policy.expiring_first)
-    read = read_snapshot(engine, lambda connection: _read(connection, wanted, lapsed, at))
+    read = engine.read_snapshot(lambda connection: _read(connection, wanted, lapsed, at))
     zone = engine.settings.period.timezone
     interval, periods = _periods(read, wanted, zone)
     return CreditReport(

@@ -41,7 +41,6 @@ from tallystick.credits.listing import (
     read_balance,
 )
 from tallystick.credits.posting import Purpose, overdraft_room
-from tallystick.credits.snapshot import read_snapshot
 from tallystick.credits.standing import read_workspace, usable
 from tallystick.credits.transacting import (
     refundable,
@@ -170,7 +169,7 @@ class Wallet:
             account = workspace.credits[self._key]
             return wanted <= usable(workspace, self._key, purpose) + overdraft_room(workspace, account)
 
-        return read_snapshot(self._engine, read)
+        return self._engine.read_snapshot(read)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

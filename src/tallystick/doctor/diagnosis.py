@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, select
 
-from tallystick.credits.snapshot import read_snapshot
 from tallystick.doctor.allowances import allowance_findings
 from tallystick.doctor.credits import credit_findings
 from tallystick.doctor.finding import Finding
@@ -38,7 +37,7 @@ class Diagnosis:
 def examine(engine: Engine, *, prices: bool = True) -> Diagnosis:
     """Examine everything at one moment. With `prices`, each event's cost is computed again from the price it keeps."""
     # One snapshot for all questions, or use recorded meanwhile would look like drift.
-    return read_snapshot(engine, lambda connection: _examined(engine, connection, prices=prices))
+    return engine.read_snapshot(lambda connection: _examined(engine, connection, prices=prices))
 
 
 def _examined(engine: Engine, connection: Connection, *, prices: bool) -> Diagnosis:

@@ -11,7 +11,6 @@ from tallystick.credits.account import CreditKey, WalletStanding
 from tallystick.credits.charges import wallet_standing
 from tallystick.credits.listing import paying_unit
 from tallystick.credits.posting import Purpose
-from tallystick.credits.snapshot import read_snapshot
 from tallystick.credits.standing import read_workspace, usable
 from tallystick.errors import CurrencyMismatch, InvalidInput, NotFound
 from tallystick.identity import billable_reference, new_id
@@ -88,7 +87,7 @@ class Limits:
             free = usable(workspace, key, Purpose(at, subscription_id=in_force.subscription_id))
             return found._replace(available=free)
 
-        wallet = read_snapshot(engine, look)
+        wallet = engine.read_snapshot(look)
         nanos = 0 if cost is None else cost.convert(wallet.currency, engine.currency_rates).nanos
         is_enforced = engine.settings.enforcement == "on"
         return check_wallet(terms.billable, in_force, wallet, cost=nanos, reason=reason, is_enforced=is_enforced)

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
 
-from tallystick.credits.snapshot import read_snapshot
 from tallystick.errors import CallInProgress, CurrencyMismatch, InvalidInput, NotFound
 from tallystick.identity import new_id
 from tallystick.limits.asking import quota_keys
 from tallystick.limits.counters import CounterKey
-from tallystick.limits.locking import lock_account
 from tallystick.limits.quota import COST, EVERY_USER, PERIODS, REQUESTS, SLIDING, TOKENS, Quota
 from tallystick.limits.recount import lost_records, quota_meter, recounted
 from tallystick.limits.scopes import caller_of, scope_of
@@ -32,6 +30,7 @@ from tallystick.plans.loading import journal_change, load_terms, quota_from_row
 from tallystick.providers.usage import ProviderUsage
 from tallystick.quantity import to_millionths
 from tallystick.storage import tables
+from tallystick.storage.locking import lock_account
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
@@ -202,7 +201,7 @@ class Quotas:
         """
         engine = self._engine
         reference = subject_reference(tenant, engine)
-        return read_snapshot(engine, lambda connection: read_statuses(engine, connection, reference))
+        return engine.read_snapshot(lambda connection: read_statuses(engine, connection, reference))
 
     # -- using --------------------------------------------------------------------------------------------------------
 
@@ -319,7 +318,7 @@ class Quotas:
         def amount_in(currency: str) -> int:
             return _amount(question.resource_type, quantity, currency, field="quantity")
 
-        return read_snapshot(engine, lambda connection: answered(engine, connection, question, amount_in))
+        return engine.read_snapshot(lambda connection: answered(engine, connection, question, amount_in))
 
     def _checked_type(self, resource_type: str) -> str:
         if resource_type in _OF_EVERY_CALL:

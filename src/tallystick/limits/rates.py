@@ -11,7 +11,6 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, or_, select
 from tallystick.errors import InvalidInput, NotFound
 from tallystick.identity import new_id
 from tallystick.limits.counters import CounterKey
-from tallystick.limits.locking import lock_account
 from tallystick.limits.quota import COST, EVERY_USER, RateLimit, applicable, rate_key
 from tallystick.limits.scopes import caller_of, scope_of, scope_parts
 from tallystick.limits.values import RateLimitStatus, TenantRateLimit
@@ -21,6 +20,7 @@ from tallystick.period import from_micros
 from tallystick.plans.loading import journal_change, load_terms, rate_limit_from_row
 from tallystick.quantity import from_millionths, to_millionths
 from tallystick.storage import tables
+from tallystick.storage.locking import lock_account
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine

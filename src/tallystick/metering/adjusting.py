@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, select
 
-from tallystick.credits.snapshot import read_snapshot
 from tallystick.errors import CallInProgress, InvalidInput, NotFound
 from tallystick.identity import new_id
 from tallystick.limits.counters import CounterKey
@@ -166,7 +165,7 @@ def adjust_use(engine: Engine, context: CallContext, wanted: Adjustment, occurre
         fingerprint=_fingerprint(wanted, resource_type=context.resource_type, occurred_at=occurred_at),
         corrects_event_id=event_id,
     )
-    used = read_snapshot(engine, lambda connection: _used_on(connection, context, day, key))
+    used = engine.read_snapshot(lambda connection: _used_on(connection, context, day, key))
     return _run(engine, _Adjust(facts, engine.currency_rates, key, used, f"{context.resource_type} on that day"))
 
 

@@ -21,6 +21,7 @@ from tallystick.metering.rollup_zones import rollup_zones
 from tallystick.period import PeriodKind, PeriodRule, from_micros
 from tallystick.plans.terms import BillingMode
 from tallystick.storage import tables
+from tallystick.storage.locking import lock_accounts
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
@@ -167,7 +168,7 @@ class _Batch:
     def __call__(self, connection: Connection) -> tuple[tuple[int, str] | None, int]:
         """Return the position that was reached, None at the end, and how many events were removed."""
         account, events = self.account, tables.usage_events
-        _lock(connection, account.billable)
+        lock_accounts(connection, [account.billable])
         query = select(
             *(events.c[name] for name in ("id", "occurred_at", "currency", "period", "period_start", "hold_id")),
             *(events.c[name] for name in ("quantity", "total_tokens", "total_cost", "billing_mode")),
@@ -235,12 +236,6 @@ def _delete_adjusted(connection: Connection, billable: str, ids: Sequence[str]) 
         scopes = counters.c.scope.in_(ids[start : start + _PORTION])
         of_these = and_(counters.c.period_start == 0, counters.c.period == "", counters.c.billable == billable, scopes)
         connection.execute(delete(counters).where(of_these, counters.c.meter == ADJUSTED))
-
-
-def _lock(connection: Connection, billable: str) -> None:
-    """Keep other lanes away from the account; on SQLite the transaction itself does."""
-    accounts = tables.accounts.c
-    connection.execute(select(accounts.billable).where(accounts.billable == billable).with_for_update())
 
 
 # -- what has no account ----------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ recompute every counter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -24,14 +23,13 @@ from tallystick.period import calendar_period, from_micros
 from tallystick.plans.loading import journal_change
 from tallystick.plans.terms import BillingMode
 from tallystick.storage import tables
+from tallystick.storage.locking import lock_accounts
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
     from tallystick.plans.terms import InForce
 
 __all__ = ["PSEUDONYM", "Erasure", "anonymize_before", "delete_for"]
-
-_PORTION = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ def delete_for(engine: Engine, billable: str) -> Erasure:
 
     def erase(connection: Connection) -> Erasure:
         shared = shared_by(connection, billable)
-        _lock(connection, {billable, *shared})
+        lock_accounts(connection, {billable, *shared})
         own = events.c.billable == billable
         for one in _sums(connection, own):
             if (one.period, one.period_start) == (running.period, running.period_start):
@@ -117,7 +115,7 @@ def anonymize_before(engine: Engine, when: int) -> Erasure:
     def anonymize(connection: Connection) -> Erasure:
         used = _with_old_use(engine, connection, when)
         spent_for = named_before(connection, until)
-        _lock(connection, {*(old.billable for old in used), *spent_for})
+        lock_accounts(connection, {*(old.billable for old in used), *spent_for})
         moved = sum(
             _move(connection, old.billable, _anonymous(engine, connection, old.zone), old.until) for old in used
         )
@@ -314,12 +312,3 @@ def _add(connection: Connection, table: Any, key: dict[str, Any], amounts: dict[
     added = {name: table.c[name] + amount for name, amount in amounts.items()}
     if not connection.execute(update(table).where(same).values(added)).rowcount:
         connection.execute(table.insert().values(**key, **amounts))
-
-
-def _lock(connection: Connection, billables: Iterable[str]) -> None:
-    """Keep other lanes away from accounts, in the order in which they lock them; SQLite's transaction does without."""
-    accounts = tables.accounts
-    ordered = sorted(billables)
-    for first in range(0, len(ordered), _PORTION):
-        some = accounts.c.billable.in_(ordered[first : first + _PORTION])
-        connection.execute(select(accounts.c.billable).where(some).order_by(accounts.c.billable).with_for_update())

@@ -13,7 +13,6 @@ from sqlalchemy import Connection, delete, func, or_, select, tuple_, update
 from tallystick.credits.wallets import Wallets
 from tallystick.errors import Conflict, InvalidInput, NotFound
 from tallystick.identity import billable_reference, new_id, user_reference
-from tallystick.limits.locking import lock_account
 from tallystick.limits.quotas import Quotas
 from tallystick.metering.erasure import Erasure
 from tallystick.metering.statistics import UsageFilter, statistics
@@ -23,6 +22,7 @@ from tallystick.plans.plans import Plans
 from tallystick.plans.subscriptions import Subscriptions
 from tallystick.plans.terms import Subscription
 from tallystick.storage import tables
+from tallystick.storage.locking import lock_account
 from tallystick.tenants.attaching import add_members, attach, missing_quotas, set_quotas
 from tallystick.tenants.erasing import erase_tenant
 from tallystick.tenants.input import UNCHANGED, Unchanged, checked_columns

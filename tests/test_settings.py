@@ -523,3 +523,19 @@ def test_the_example_in_the_documentation_is_accepted(folder: Path) -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL)
     write(folder, example)
     assert len(Settings.load().price_overrides()) == 3
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"notifications": {"smtp": {"password": 12345678}}}, {"security": {"encryption_keys": [12345678]}}],
+)
+def test_a_secret_of_the_wrong_type_is_not_shown(stated: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.load("sqlite:///:memory:", None, **stated)
+    assert "12345678" not in f"{raised.value} {raised.value.data()}"
+
+
+def test_a_sellers_country_is_two_letters() -> None:
+    assert Settings.load(invoicing={"seller": {"country": "br"}}).invoicing.seller.country == "BR"
+    with pytest.raises(ConfigurationError, match="ISO 3166-1"):
+        Settings.load(invoicing={"seller": {"country": "Brazil"}})

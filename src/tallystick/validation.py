@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tallystick.clock import SystemClock
+from tallystick.encryption import Cipher
 from tallystick.errors import ConfigurationError, TallystickError
-from tallystick.notify.channels import load_named
+from tallystick.named_imports import import_named
 from tallystick.notify.wording import Wordings
 from tallystick.pricing import Catalogue, PriceOverride, Pricing
 from tallystick.providers.registry import load_provider
@@ -66,9 +68,11 @@ def validate(database: str | None = None, config: str | os.PathLike[str] | None 
     checks += [state] if isinstance(state, Check) else _database_checks(settings, state)
     checks += _provider_checks(settings)
     checks += _notification_checks(settings)
-    checks += _price_checks(settings)
     has_plans = isinstance(state, DatabaseState) and state.is_current
-    checks += _currency_checks(settings, _plans(database, config) if has_plans else [])
+    plans = _plans(database, config) if has_plans else []
+    checks += _billing_checks(settings, plans)
+    checks += _price_checks(settings)
+    checks += _currency_checks(settings, plans)
     return Validation(rows, tuple(checks))
 
 
@@ -145,7 +149,7 @@ def _notification_checks(settings: Settings) -> Iterator[Check]:
         if path is None:
             continue
         try:
-            load_named(setting, path)
+            import_named(setting, path)
         except TallystickError as error:
             yield Check("notifications", PROBLEM, error.message)
         except Exception as error:  # noqa: BLE001  # importing runs the application's own code, which may raise anything
@@ -166,6 +170,35 @@ def _notification_checks(settings: Settings) -> Iterator[Check]:
         )
     else:
         yield Check("mail", OK, f"{stated.smtp.host}:{stated.smtp.port}, {stated.smtp.security}")
+
+
+def _billing_checks(settings: Settings, plans: list[Plan]) -> Iterator[Check]:
+    """Look at what sends invoices, charges overage and keeps secrets."""
+    try:
+        if settings.billing.driver != "null":
+            import_named("billing.driver", settings.billing.driver)
+    except TallystickError as error:
+        yield Check("billing.driver", PROBLEM, error.message)
+    except Exception as error:  # noqa: BLE001  # importing runs the application's own code, which may raise anything
+        yield Check("billing.driver", PROBLEM, f"{settings.billing.driver} cannot be imported: {error!r}")
+    logo = settings.invoicing.seller.logo
+    if logo is not None and not Path(logo).is_file():
+        yield Check("invoicing.seller.logo", PROBLEM, f"There is no file {logo}", "Correct its path.")
+    is_sold = any(plan.current.price is not None for plan in plans)
+    if is_sold and settings.invoicing.enabled and not settings.invoicing.seller.name:
+        detail = "Invoices do not say who sends them"
+        yield Check("invoicing.seller", WARNING, detail, "Set invoicing.seller.name, address and tax_id.")
+    if settings.security.encryption_keys and find_spec("cryptography") is None:
+        yield Check("encryption", PROBLEM, "cryptography is missing", "Install tallystick[encryption].")
+    elif not settings.security.encryption_keys:
+        yield Check("encryption", OK, "no keys: webhook secrets are kept as they are, payment methods cannot be kept")
+    else:
+        try:
+            Cipher(settings.security.encryption_keys)
+        except TallystickError as error:
+            yield Check("encryption", PROBLEM, error.message)
+        else:
+            yield Check("encryption", OK, f"{len(settings.security.encryption_keys)} keys")
 
 
 def _price_checks(settings: Settings) -> Iterator[Check]:

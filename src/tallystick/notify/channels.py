@@ -13,12 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
-from tallystick.errors import ConfigurationError
-
-__all__ = ["EMAIL", "IN_APP", "WEBHOOK", "Channel", "DeliveryFailed", "OutgoingNotification", "load_named"]
+__all__ = ["EMAIL", "IN_APP", "WEBHOOK", "Channel", "DeliveryFailed", "OutgoingNotification"]
 
 EMAIL, IN_APP, WEBHOOK = "email", "in_app", "webhook"
 
@@ -76,20 +73,3 @@ class Channel(Protocol):
         Raises:
             DeliveryFailed: it could not be delivered. Any other exception counts as one that may pass.
         """
-
-
-def load_named(setting: str, path: str) -> Any:
-    """Import what a setting names: "package.module:Name", or "package.module.Name".
-
-    Raises:
-        ConfigurationError: it cannot be imported.
-    """
-    module_name, separator, attribute = path.partition(":")
-    if not separator:
-        module_name, _, attribute = path.rpartition(".")
-    try:
-        return getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(
-            setting, path, f'Write "package.module:Name" of what can be imported ({error}).'
-        ) from (error)

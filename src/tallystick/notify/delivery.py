@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, func, select, update
 
+from tallystick.errors import ConfigurationError, StorageError
 from tallystick.identity import new_id
-from tallystick.notify.channels import EMAIL, WEBHOOK, Channel, DeliveryFailed, OutgoingNotification, load_named
+from tallystick.named_imports import import_named
+from tallystick.notify.channels import EMAIL, WEBHOOK, Channel, DeliveryFailed, OutgoingNotification
 from tallystick.notify.composing import Draft
+from tallystick.notify.endpoint_secrets import signing_secrets
 from tallystick.notify.mail import Mail
 from tallystick.notify.notification import Deliveries, Notification
 from tallystick.notify.outgoing import Told
@@ -375,7 +378,7 @@ class _NotificationSender(_Sender):
             stated = settings.channels.get(channel)
             if stated is None or stated.class_path is None:
                 raise DeliveryFailed(f"notifications.channels.{channel} is not set here.", is_unreachable=True)
-            self._channel = load_named(f"notifications.channels.{channel}.class", stated.class_path)()
+            self._channel = import_named(f"notifications.channels.{channel}.class", stated.class_path)()
 
     def send(self, parcel: _Parcel) -> None:
         billable = parcel.rows[0].billable
@@ -387,7 +390,7 @@ class _NotificationSender(_Sender):
         address = tenant.billing_email if tenant is not None else None
         address_of = self._engine.settings.notifications.address_of
         if address is None and address_of is not None:
-            address = load_named("notifications.address_of", address_of)(billable)
+            address = import_named("notifications.address_of", address_of)(billable)
         if self._name == EMAIL and not address:
             raise _Dropped(f"{billable} has no address for mail.")
         name = tenant.name if tenant is not None else None
@@ -449,6 +452,9 @@ class _WebhookSender(_Sender):
         except DeliveryFailed as failure:
             self._note_failure(failure)
             raise
+        except (ConfigurationError, StorageError) as error:
+            # A secret that cannot be decrypted here is the operator's matter, and no failure of the endpoint.
+            raise DeliveryFailed(str(error), is_unreachable=True) from error
 
     def succeeded(self) -> None:
         if self._endpoint.failing_since is not None:
@@ -502,13 +508,11 @@ def signed_request(engine: Engine, endpoint: Any, message_id: str, payload: str)
 
     Raises:
         DeliveryFailed: it was not accepted, or not reached.
+        ConfigurationError, StorageError: its secret cannot be decrypted.
     """
     now = engine.now()
-    signing = [endpoint.secret]
-    if endpoint.previous_secret is not None and (endpoint.previous_secret_until or 0) > now:
-        signing.append(endpoint.previous_secret)
     settings = engine.settings.notifications
-    headers = signed_headers(message_id, now // _SECOND, payload, signing)
+    headers = signed_headers(message_id, now // _SECOND, payload, signing_secrets(engine.cipher, endpoint, now))
     return post(
         endpoint.url,
         payload.encode(),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tallystick.errors import ConfigurationError, ProviderError
+from tallystick.named_imports import import_named
 from tallystick.providers.extraction import extract
 from tallystick.providers.streams import StreamUsage
 from tallystick.providers.usage import ProviderUsage
@@ -86,7 +86,7 @@ def load_provider(name: str, source: str | Provider | type) -> Provider:
     Raises:
         ConfigurationError: when it cannot be imported, or has no `extract`.
     """
-    loaded: Any = _import(name, source) if isinstance(source, str) else source
+    loaded: Any = import_named(f"providers.{name}.class", source) if isinstance(source, str) else source
     try:
         provider: Any = loaded() if isinstance(loaded, type) else loaded
     except TypeError as error:
@@ -99,18 +99,6 @@ def load_provider(name: str, source: str | Provider | type) -> Provider:
         )
     checked: Provider = provider
     return checked
-
-
-def _import(name: str, path: str) -> object:
-    module_name, separator, attribute = path.partition(":")
-    if not separator:
-        module_name, _, attribute = path.rpartition(".")
-    try:
-        return getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(
-            f"providers.{name}.class", path, f'Write "package.module:Class" of an importable class ({error}).'
-        ) from error
 
 
 def _require_usage(provider: str, usage: object) -> ProviderUsage | None:

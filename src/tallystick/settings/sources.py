@@ -1,6 +1,6 @@
 """Where settings are read from: arguments, the environment and a file, each value with its origin.
 
-This module knows how values are given and how to say what is wrong with them; what the keys mean is in `settings.py`.
+This module knows how values are given and how to say what is wrong with them; what the keys mean is in its neighbours.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ __all__ = [
 ]
 
 KeyPath = tuple[str, ...]
+
+HIDDEN = "***"
+"""What stands for a secret."""
 
 _PREFIX = "TALLYSTICK_"
 _CONFIG_VARIABLE = "TALLYSTICK_CONFIG"
@@ -99,10 +102,14 @@ class SettingError(ValueError):
 
 
 class KnownKeys:
-    """The paths of all settings. A part in angle brackets, such as <name>, stands for any name."""
+    """The paths of all settings. A part in angle brackets, such as <name>, stands for any name.
 
-    def __init__(self, paths: Iterable[KeyPath]) -> None:
+    `secret` has those of whose values nothing is ever shown.
+    """
+
+    def __init__(self, paths: Iterable[KeyPath], secret: Iterable[KeyPath] = ()) -> None:
         self._paths = tuple(paths)
+        self.secret = frozenset(secret)
 
     def __contains__(self, path: KeyPath) -> bool:
         """Return whether this is the path of a setting or of a group of them."""
@@ -231,6 +238,9 @@ def configuration_error(
     if isinstance(cause, SettingError):
         path, value = (*path, cause.key), cause.value
     value = without_password(value) if isinstance(value, str) else value
+    if path in known.secret:
+        # Also of the wrong type it may be the secret itself.
+        value = HIDDEN
     return ConfigurationError(dotted(path), value, f"{_remedy(detail, cause)} Source: {origin}.")
 
 

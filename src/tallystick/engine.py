@@ -22,10 +22,13 @@ from tallystick.clock import Clock, SystemClock
 from tallystick.credits.account import CreditPolicy
 from tallystick.credits.announcing import Wants, events_of, notice_event
 from tallystick.credits.posting import Posted
+from tallystick.encryption import Cipher
 from tallystick.errors import NotFound, StorageError, TallystickError, UnknownPrice
 from tallystick.events import Event, HoldExpired, LimitApproaching, LimitReached, OverageCharged, UsageRecorded
+from tallystick.gateways.driver import BillingDriver, NullDriver
 from tallystick.handlers import Handlers
 from tallystick.identity import BillableResolver, new_id
+from tallystick.invoicing.overage_sync import ImmediateSync
 from tallystick.limits.announcing import quota_event
 from tallystick.limits.decision import Standing, check
 from tallystick.limits.rates import rate_limits_of_everybody
@@ -72,6 +75,9 @@ class Engine:
         self.clock = clock
         self._is_system_clock = type(clock) is SystemClock
         self.handlers = Handlers()
+        self.cipher = Cipher(settings.security.encryption_keys)
+        self.driver: BillingDriver = NullDriver()
+        self._immediate_sync: ImmediateSync | None = None
         self.currency_rates = CurrencyRates(settings.billing.currency_rates)
         self.terms_policy = TermsPolicy(
             currency=settings.billing.currency,
@@ -125,7 +131,16 @@ class Engine:
             said = getattr(error, "orig", None) or error
             raise StorageError(f"The database cannot be opened: {str(said).strip()}") from error
 
+    def use_driver(self, driver: BillingDriver) -> None:
+        """Charge overage through a driver from now on; with the strategy "immediate", right after each use."""
+        self.driver = driver
+        is_immediate = self.settings.billing.overage_sync_strategy == "immediate"
+        if is_immediate and not isinstance(driver, NullDriver):
+            self._immediate_sync = ImmediateSync(self)
+
     def close(self) -> None:
+        if self._immediate_sync is not None:
+            self._immediate_sync.close()
         self.lane.close()
         self.database.dispose()
 
@@ -325,6 +340,8 @@ class Engine:
 
     def announce(self, recorded: Recorded) -> None:
         """Send what follows from a use that was committed."""
+        if recorded.overage_id is not None and self._immediate_sync is not None:
+            self._immediate_sync.offer(recorded.overage_id)
         if self.handlers.is_empty:
             return
         events = list(self.events_of_use(recorded, self.handlers.wants))
@@ -335,6 +352,10 @@ class Engine:
         """Send what follows from a transaction of credits that was committed. A replay says nothing again."""
         if not (self.handlers.is_empty or posted.replayed):
             self.handlers.send(events_of(posted, self.handlers.wants))
+
+    def reaches_limit(self, answer: object) -> bool:
+        """Say whether a command's answer is a use that came near a limit, or reached it. Asked of every answer."""
+        return isinstance(answer, Recorded) and self._passes_limit(answer)
 
     def events_of_answer(self, answer: object, wants: Wants) -> Iterable[Event]:
         """Return what follows from a command's answer, as far as somebody wants it. A replay says nothing again."""
@@ -370,6 +391,8 @@ class Engine:
     def _passes_limit(self, recorded: Recorded) -> bool:
         """Say whether a use was the first to come near a limit, or to reach it. Asked of every use."""
         in_force, before, after = recorded.in_force, recorded.before, recorded.after
+        if in_force.token_limit is None and in_force.cost_limit is None:
+            return False
         percentage = self.settings.limits.approaching_percentage
         return _crosses(in_force.token_limit, percentage, before.tokens_used, after.tokens_used) or _crosses(
             in_force.cost_limit, percentage, before.cost_used, after.cost_used

@@ -331,15 +331,21 @@ class TenantSuspended(BillingError):
 
 
 class SubscriptionRequired(BillingError):
-    """`require_subscription` is set and this billable has no subscription that is in force."""
+    """This billable's subscription is paused, or it has none in force and `require_subscription` is set."""
 
     code = "subscription_required"
 
-    def __init__(self, billable: str) -> None:
-        super().__init__(
-            f"{billable} has no subscription in force. Create one with ts.subscriptions.create({billable!r}, plan), "
-            "or turn require_subscription off."
-        )
+    def __init__(self, billable: str, *, is_suspended: bool = False) -> None:
+        if is_suspended:
+            message = (
+                f"The subscription of {billable} is suspended. Resume it with ts.subscriptions.resume({billable!r})."
+            )
+        else:
+            message = (
+                f"{billable} has no subscription in force. "
+                f"Create one with ts.subscriptions.create({billable!r}, plan), or turn require_subscription off."
+            )
+        super().__init__(message)
         self.billable = billable
 
 

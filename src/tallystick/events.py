@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tallystick.credits.reporting import CreditReport
     from tallystick.credits.values import Grant
+    from tallystick.invoicing.values import Invoice, Payment
     from tallystick.metering.usage_event import UsageEvent
     from tallystick.money import Money
-    from tallystick.plans.terms import Subscription
+    from tallystick.plans.terms import PlanVersion, Subscription
 
 __all__ = [
     "CreditReportDue",
@@ -28,14 +29,23 @@ __all__ = [
     "CreditsLow",
     "Event",
     "HoldExpired",
+    "InvoiceCreated",
+    "InvoiceOverdue",
+    "InvoicePaid",
     "LimitApproaching",
     "LimitReached",
     "OverageCharged",
+    "PaymentFailed",
+    "PaymentSucceeded",
+    "PlanChanged",
     "ProviderCallFailed",
     "QuotaExceeded",
     "QuotaWarning",
     "SubscriptionCancelled",
     "SubscriptionCreated",
+    "SubscriptionEndingSoon",
+    "SubscriptionExpired",
+    "SubscriptionRenewed",
     "TopUpRequested",
     "UsageRecorded",
 ]
@@ -150,6 +160,84 @@ class SubscriptionCancelled(Event):
 
     subscription: Subscription
     ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionRenewed(Event):
+    """A further billing period of a subscription has begun, or its term was prolonged."""
+
+    subscription: Subscription
+    period_start: datetime
+    period_end: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionEndingSoon(Event):
+    """A subscription ends soon (`notifications.subscription_warning_days`). Sent once for each end."""
+
+    subscription: Subscription
+    ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionExpired(Event):
+    """A subscription is no longer in force since `ended_at`: its term, or its grace period, ran out. Sent once."""
+
+    subscription: Subscription
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanChanged(Event):
+    """A subscription follows another plan version from `effective_at` on, which may lie ahead."""
+
+    subscription: Subscription
+    previous_plan: PlanVersion
+    plan: PlanVersion
+    effective_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceCreated(Event):
+    """An invoice was issued, or a draft was made."""
+
+    invoice: Invoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoicePaid(Event):
+    """Nothing is owed of an invoice any more."""
+
+    invoice: Invoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceOverdue(Event):
+    """An invoice was not paid in time. Sent once."""
+
+    invoice: Invoice
+    days_overdue: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentSucceeded(Event):
+    """A payment was received. `payment` is None where it was only said of a subscription that it has come."""
+
+    payment: Payment | None
+    subscription: Subscription | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentFailed(Event):
+    """A payment failed: of an `invoice`, or of a subscription in general, which stays in force until `grace_until`.
+
+    `reason` is what the gateway said, as far as it is told.
+    """
+
+    subscription: Subscription | None
+    grace_until: datetime | None
+    invoice: Invoice | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,16 @@ from tallystick.errors import CurrencyMismatch, InvalidInput
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["NANOS", "CurrencyRates", "Money", "ceil_div", "round_half_even"]
+__all__ = [
+    "NANOS",
+    "CurrencyRates",
+    "Money",
+    "ceil_div",
+    "floor_to_minor_units",
+    "minor_unit",
+    "percent_of",
+    "round_half_even",
+]
 
 NANOS = 1_000_000_000
 """One currency unit in the database's integers."""
@@ -223,6 +232,26 @@ def ceil_div(numerator: int, denominator: int) -> int:
     """Return numerator ÷ denominator, rounded up (towards positive infinity). `denominator` is positive."""
     _require_positive(denominator)
     return -(-numerator // denominator)
+
+
+def minor_unit(currency: str) -> int:
+    """Return what the smallest coin of a currency is in nanos: a cent, or a whole JPY."""
+    return _nanos_per_minor_unit(_currency_code(currency))
+
+
+def floor_to_minor_units(nanos: int, currency: str) -> int:
+    """Return the whole minor units that an amount has reached, in nanos, rounded down (towards negative infinity)."""
+    return nanos - nanos % minor_unit(currency)
+
+
+def percent_of(nanos: int, percent: Decimal, *, unit: int = 1, is_contained: bool = False) -> int:
+    """Return so many percent of an amount, as a multiple of `unit` nanos, rounded once, half-even.
+
+    A percentage that is contained in the amount is percent ÷ (100 + percent) of it.
+    """
+    numerator, denominator = percent.as_integer_ratio()
+    whole = 100 * denominator + (numerator if is_contained else 0)
+    return unit * round_half_even(nanos * numerator, whole * unit)
 
 
 def _require_positive(denominator: int) -> None:

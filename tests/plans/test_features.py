@@ -232,8 +232,8 @@ def test_features_are_in_force_with_the_subscription(ts: Tallystick, clock: Fixe
     assert in_force(ts, "2026-01-20T00:00:00Z").features["exports"].value == 5
     clock.set("2026-01-25")
     ts.subscriptions.cancel("user:1")
-    assert "exports" in in_force(ts, "2026-01-31T23:59:59.999999Z").features
-    assert in_force(ts, "2026-02-01T00:00:00Z").features == {}
+    assert "exports" in in_force(ts, "2026-02-19T23:59:59.999999Z").features
+    assert in_force(ts, "2026-02-20T00:00:00Z").features == {}
 
 
 def test_a_failed_payment_takes_features_away_after_the_grace_period(ts: Tallystick) -> None:
@@ -259,9 +259,9 @@ def test_another_plan_brings_its_own_features(ts: Tallystick) -> None:
     ts.plans.create("pro", features={"exports": 500})
     ts.subscriptions.create("user:1", "free")
     ts.subscriptions.cancel("user:1")
-    ts.subscriptions.create("user:1", "pro", started_at="2026-02-01")
-    assert in_force(ts, "2026-01-31T23:59:59.999999Z").features["exports"].value == 5
-    assert in_force(ts, "2026-02-01T00:00:00Z").features["exports"].value == 500
+    ts.subscriptions.create("user:1", "pro", started_at="2026-02-15T12:00:00Z")
+    assert in_force(ts, "2026-02-15T11:59:59.999999Z").features["exports"].value == 5
+    assert in_force(ts, "2026-02-15T12:00:00Z").features["exports"].value == 500
 
 
 # Credits mode -------------------------------------------------------------------------------------------------------

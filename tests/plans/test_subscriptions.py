@@ -63,18 +63,18 @@ def test_a_cancelled_one_lasts_until_the_period_ends_and_can_be_resumed(ts: Tall
     ts.on(SubscriptionCancelled)(heard.append)
     subscribe(ts, monthly_token_limit=100)
     cancelled = ts.subscriptions.cancel(BILLABLE)
-    assert cancelled.ends_at == parse_instant("2026-02-01")
+    assert cancelled.ends_at == parse_instant("2026-02-15T12:00:00Z")
     assert ts.subscriptions.cancel(BILLABLE).ends_at == cancelled.ends_at
     assert [one.ends_at for one in heard] == [cancelled.ends_at]
     ts.subscriptions.resume(BILLABLE)
     with pytest.raises(Conflict):
         ts.subscriptions.resume(BILLABLE)
-    clock.set("2026-02-01")
+    clock.set("2026-02-15T12:00:00Z")
     assert limit(ts) == 100
     ts.subscriptions.cancel(BILLABLE)
-    clock.set("2026-02-28T23:59:59.999999Z")
+    clock.set("2026-03-15T11:59:59.999999Z")
     assert limit(ts) == 100
-    clock.set("2026-03-01")
+    clock.set("2026-03-15T12:00:00Z")
     assert (ts.subscriptions.status(BILLABLE), limit(ts)) == ("cancelled", None)
     with pytest.raises(Conflict):
         ts.subscriptions.resume(BILLABLE)
@@ -109,7 +109,7 @@ def test_a_failed_payment_starts_a_grace_period_that_a_second_does_not_prolong(
     subscribe(ts, monthly_token_limit=100)
     ts.subscriptions.payment_failed(BILLABLE)
     clock.advance(days=6)
-    assert (ts.subscriptions.status(BILLABLE), limit(ts)) == ("grace", 100)
+    assert (ts.subscriptions.status(BILLABLE), limit(ts)) == ("past_due", 100)
     ts.subscriptions.payment_failed(BILLABLE)
     clock.advance(days=1)
     assert (ts.subscriptions.status(BILLABLE), limit(ts)) == ("expired", None)
@@ -124,9 +124,11 @@ def test_one_subscription_at_a_time(ts: Tallystick, clock: FixedClock) -> None:
     with pytest.raises(Conflict):
         ts.subscriptions.create(BILLABLE, "pro", started_at="2026-03-01")
     ts.subscriptions.cancel(BILLABLE)
-    ts.subscriptions.create(BILLABLE, "pro", started_at="2026-02-01")
+    with pytest.raises(Conflict):
+        ts.subscriptions.create(BILLABLE, "pro", started_at="2026-02-15T11:59:59.999999Z")
+    ts.subscriptions.create(BILLABLE, "pro", started_at="2026-02-15T12:00:00Z")
     assert len(ts.subscriptions.list(BILLABLE)) == 2
-    clock.set("2026-02-01")
+    clock.set("2026-02-15T12:00:00Z")
     assert ts.subscriptions.status(BILLABLE) == "active"
 
 

@@ -85,8 +85,8 @@ def at(text: str) -> datetime:
         ("2026-02-14T23:59:59.999999Z", "trial"),
         ("2026-02-15T00:00:00Z", "active"),
         ("2026-02-28T23:59:59.999999Z", "active"),
-        ("2026-03-01T00:00:00Z", "grace"),
-        ("2026-03-07T23:59:59.999999Z", "grace"),
+        ("2026-03-01T00:00:00Z", "past_due"),
+        ("2026-03-07T23:59:59.999999Z", "past_due"),
         ("2026-03-08T00:00:00Z", "expired"),
         ("2026-04-01T00:00:00Z", "cancelled"),
     ],
@@ -101,7 +101,7 @@ def test_a_status_changes_at_its_instant_to_the_microsecond(instant: str, status
     )
     assert one.status(at(instant), grace_period_days=7) == status
     in_force = Terms("user:1", POLICY, (one,)).at(to_micros(at(instant)))
-    is_in_force = status in ("trial", "active", "grace")
+    is_in_force = status in ("trial", "active", "past_due")
     assert (in_force.token_limit, in_force.plan) == ((100, "pro") if is_in_force else (None, None))
     assert SubscriptionStatus(status).is_in_force == is_in_force
 

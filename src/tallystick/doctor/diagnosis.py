@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select
 from tallystick.doctor.allowances import allowance_findings
 from tallystick.doctor.credits import credit_findings
 from tallystick.doctor.finding import Finding
+from tallystick.doctor.invoices import invoice_findings
 from tallystick.doctor.quotas import quota_findings
 from tallystick.doctor.usage import price_findings, usage_findings
 from tallystick.storage import tables
@@ -46,6 +47,7 @@ def _examined(engine: Engine, connection: Connection, *, prices: bool) -> Diagno
         *credit_findings(connection),
         *allowance_findings(engine, connection),
         *quota_findings(engine, connection),
+        *invoice_findings(connection),
     ]
     if prices:
         findings += price_findings(connection)

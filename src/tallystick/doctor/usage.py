@@ -1,4 +1,7 @@
-"""What the doctor asks about use: counters, holds, rollups, overages and costs, each computed again from the events."""
+"""What the doctor asks about use: counters, holds, rollups, overages and costs, each computed again from the events.
+
+What plans charge for use is compared with what was counted for it; it has no other record of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Connection, and_, case, cast, func, literal, or_, select
+from sqlalchemy import BigInteger, Connection, String, and_, case, cast, func, literal, or_, select
 
-from tallystick.doctor.finding import Finding, differences
+from tallystick.doctor.finding import Finding, differences, unequal_sums
+from tallystick.metering.priced_use import PRICED, PRICED_PERIOD
 from tallystick.metering.rollup_zones import rollup_zones
 from tallystick.period import PeriodKind, PeriodRule, from_micros
 from tallystick.plans.terms import BillingMode
@@ -24,6 +28,9 @@ __all__ = ["price_findings", "usage_findings"]
 
 # Every zone's full hours lie on a quarter of an hour of UTC, so sums by quarter can be put into any zone's hours.
 _QUARTER_HOUR_MICROS = 15 * 60 * 1_000_000
+_HOUR_MICROS = 60 * 60 * 1_000_000
+# The longest day there is, with room for one that a change of the clock makes longer.
+_DAY_MICROS = 26 * _HOUR_MICROS
 _NO_USE = (0,) * len(ROLLUP_SUMS)
 _NO_SUMS = (0,) * 4
 
@@ -35,6 +42,8 @@ def usage_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
     yield from _rollup_findings(engine, connection)
     yield from _hold_findings(engine, connection)
     yield from _overage_findings(connection)
+    yield from _priced_use_findings(connection)
+    yield from _charged_event_findings(connection)
     yield from _unpriced_findings(connection)
     yield from _removed_findings(connection)
 
@@ -244,9 +253,66 @@ def _hold_findings(engine: Engine, connection: Connection) -> Iterator[Finding]:
 def _overage_findings(connection: Connection) -> Iterator[Finding]:
     overages, events = tables.overages, tables.usage_events
     flagged = select(events.c.id).where(events.c.flags.contains("overage"))
-    missing = flagged.where(~select(literal(1)).where(overages.c.event_id == events.c.id).exists())
+    # Both databases look into a set of all of them once; to ask for each event would be quadratic.
+    missing = flagged.where(events.c.id.notin_(select(overages.c.event_id)))
     for (event_id,) in connection.execute(missing):
         yield Finding("overage", event_id, "an overage charge", "none", "The event is flagged overage.")
+
+
+def _priced_use_findings(connection: Connection) -> Iterator[Finding]:
+    """Compare what was counted of priced use, by billing month, with what was charged for.
+
+    Erasing a billable takes the counters of months that are over with it, and leaves the charges.
+    """
+    charges, counters, events = tables.usage_charges.c, tables.counters.c, tables.usage_events.c
+    meter = literal(PRICED, String) + charges.resource_type
+    is_counted = (
+        select(literal(1))
+        .where(
+            counters.period_start == charges.period_start,
+            counters.period == PRICED_PERIOD,
+            counters.billable == charges.billable,
+            counters.meter == meter,
+        )
+        .exists()
+    )
+    has_event = select(literal(1)).where(events.id == charges.event_id, events.billable == charges.billable).exists()
+    charged = select(charges.billable, meter.label("meter"), charges.period_start, charges.quantity)
+    counted = select(counters.billable, counters.meter, counters.period_start, counters.used).where(
+        counters.period == PRICED_PERIOD, counters.meter.startswith(PRICED, autoescape=True)
+    )
+    remedy = "In millionths. The usage charges prove it."
+    yield from unequal_sums(connection, "used", charged.where(or_(is_counted, has_event)), counted, remedy=remedy)
+
+
+def _charged_event_findings(connection: Connection) -> Iterator[Finding]:
+    """Find charges of use whose event is gone, though neither clean-up nor an erasure has removed it."""
+    charges, events = tables.usage_charges.c, tables.usage_events.c
+    hourly, days, erased = tables.usage_hourly.c, tables.removed_days.c, tables.usage_removed.c
+    # An erasure takes the rollups too, and notes what it took of the period that was running.
+    has_rollup = (
+        select(literal(1))
+        .where(
+            hourly.billable == charges.billable,
+            hourly.bucket_start <= charges.occurred_at,
+            hourly.bucket_start > charges.occurred_at - cast(literal(_HOUR_MICROS), BigInteger),
+        )
+        .exists()
+    )
+    is_erased = select(literal(1)).where(erased.billable == charges.billable, erased.rollups_kept.is_(False)).exists()
+    is_cleaned_up = (
+        select(literal(1))
+        .where(
+            days.billable == charges.billable,
+            days.day_start <= charges.occurred_at,
+            days.day_start > charges.occurred_at - cast(literal(_DAY_MICROS), BigInteger),
+        )
+        .exists()
+    )
+    has_event = select(literal(1)).where(events.id == charges.event_id).exists()
+    query = select(charges.id, charges.event_id).where(~has_event, has_rollup, ~is_erased, ~is_cleaned_up)
+    for charge_id, event_id in connection.execute(query.order_by(charges.id)):
+        yield Finding("usage charge", charge_id, f"event {event_id}", "none", "Its event is gone; restore it.")
 
 
 def _unpriced_findings(connection: Connection) -> Iterator[Finding]:

@@ -126,8 +126,8 @@ def overage(in_force: InForce, standing: Standing, *, tokens: int, cost: int) ->
 
     Only the part beyond counts, so a call that straddles the limit pays for exactly its excess, and how use was cut
     into calls does not matter. Under `charge`, tokens beyond the token limit cost the plan's overage price per 1,000;
-    a plan without that price charges the cost beyond its cost limit as it is. The amount is rounded once, half-even.
-    A negative use (a correction) gives back what the corrected use was charged.
+    a plan without that price charges the cost beyond its cost limit, with the plan's markup. The amount is rounded
+    once, half-even. A negative use (a correction) gives back what the corrected use was charged.
     """
     tokens_over = _beyond(in_force.token_limit, standing.tokens_used, tokens)
     cost_over = _beyond(in_force.cost_limit, standing.cost_used, cost)
@@ -138,7 +138,16 @@ def overage(in_force: InForce, standing: Standing, *, tokens: int, cost: int) ->
     if price is not None and in_force.token_limit is not None:
         amount = token_overage_amount(tokens_over, price) if is_charged else 0
         return Overage(tokens_over, cost_over, "tokens" if tokens_over else "cost", amount)
-    return Overage(tokens_over, cost_over, "cost" if cost_over else "tokens", cost_over if is_charged else 0)
+    amount = cost_overage_amount(cost_over, in_force.overage_markup_percent) if is_charged else 0
+    return Overage(tokens_over, cost_over, "cost" if cost_over else "tokens", amount)
+
+
+def cost_overage_amount(cost: int, markup_percent: Decimal | None) -> int:
+    """Return a cost with a markup in percent, in nanos, rounded once, half-even."""
+    if not markup_percent:
+        return cost
+    numerator, denominator = markup_percent.as_integer_ratio()
+    return round_half_even(cost * (100 * denominator + numerator), 100 * denominator)
 
 
 def token_overage_amount(tokens: int, price_per_1k_tokens: Decimal) -> int:

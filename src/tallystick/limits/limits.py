@@ -39,7 +39,8 @@ class Limits:
         Where a wallet pays (a subscription in credits mode), it is asked instead: `remaining_cost` is what is left of
         it, and tokens are not limited.
 
-        With `require_subscription`, a billable without a subscription in force is not allowed.
+        A billable whose subscription is paused is not allowed; nor, with `require_subscription`, one without any that
+        is in force.
 
         Raises:
             InvalidInput: negative amounts. CurrencyMismatch: a cost in a currency without an exchange rate.
@@ -53,7 +54,9 @@ class Limits:
         terms = engine.terms(reference)
         in_force = terms.at(engine.now())
         reason = None
-        if engine.settings.require_subscription and in_force.subscription_id is None:
+        if in_force.is_suspended:
+            reason = f"The subscription of {reference} is suspended."
+        elif engine.settings.require_subscription and in_force.subscription_id is None:
             reason = f"{reference} has no subscription in force."
         if in_force.billing_mode is BillingMode.CREDITS:
             return self._check_wallet(terms, in_force, cost, reason)

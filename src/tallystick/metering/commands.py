@@ -210,6 +210,8 @@ class PlaceHold:
 
     def _refused_by_terms(self, in_force: InForce, mode: str) -> TallystickError | None:
         """Say why the account may make no such call at all, whatever is left of its limits."""
+        if in_force.is_suspended:
+            return SubscriptionRequired(self.billable, is_suspended=True)
         if self.subscription_required and in_force.subscription_id is None:
             return SubscriptionRequired(self.billable)
         needs_price = mode == _CREDITS or in_force.cost_limit is not None
@@ -553,11 +555,13 @@ class Consume:
         self, workspace: Workspace, terms: Terms, feature: PlanFeature | None
     ) -> tuple[TallystickError | None, tuple[RateTake, ...]]:
         facts = self.facts
+        in_force = terms.at(facts.occurred_at)
+        if in_force.is_suspended:
+            return SubscriptionRequired(facts.billable, is_suspended=True), ()
         asks = (Ask(facts.resource_type, facts.quantity),)
         takes, limited = ask_rates(workspace, terms, asks, facts.caller, facts.occurred_at)
         if limited is not None:
             return limited, ()
-        in_force = terms.at(facts.occurred_at)
         asked = ask_quotas(workspace, terms, asks, facts.caller, facts.occurred_at, currency=in_force.currency)
         if asked.refusal is not None:
             return asked.refusal, ()

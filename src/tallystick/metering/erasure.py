@@ -14,6 +14,8 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, lit
 
 from tallystick.credits.account import FEATURE_PREFIX
 from tallystick.credits.erasure import forget_before, forget_person, named_before, shared_by
+from tallystick.gateways.erasure import erase_payment_methods
+from tallystick.invoicing.details import forget_details
 from tallystick.limits.quota import SLIDING
 from tallystick.limits.recount import note_erased
 from tallystick.metering.adjusting import ADJUSTED
@@ -91,6 +93,8 @@ def delete_for(engine: Engine, billable: str) -> Erasure:
             mentioned = update(events).where(events.c[name] == billable).values({name: None, "metadata": None})
             mentions += connection.execute(mentioned).rowcount
         forget_mentions(connection, billable)
+        erase_payment_methods(connection, billable)
+        forget_details(connection, billable)
         note_erased(connection, billable)
         journal_change(connection, billable)
         return Erasure(erased, mentions, 1)

@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, select
+from sqlalchemy import Connection, and_, select
 
 from tallystick.credits.account import amount_of
 from tallystick.credits.ledger import BALANCE_ACCOUNTS, OVERDRAFT
 from tallystick.metering.recording import transaction_of
 from tallystick.metering.usage_event import UsageEvent
 from tallystick.money import Money
+from tallystick.period import from_micros, to_micros
+from tallystick.plans.loading import load_features, plan_version_from_row
 from tallystick.plans.terms import PlanVersion
 from tallystick.pricing.cost import Cost
+from tallystick.quantity import from_millionths
 from tallystick.storage import tables
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
 
-__all__ = ["CreditShare", "Explanation", "ExplanationLine", "GrantShare", "OverageShare", "explain"]
+__all__ = ["CreditShare", "Explanation", "ExplanationLine", "GrantShare", "OverageShare", "UsageChargeShare", "explain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,46 @@ class OverageShare:
     tokens: int
     price_per_1k_tokens: Decimal | None
     amount: Money
+
+
+@dataclass(frozen=True, slots=True)
+class UsageChargeShare:
+    """What the plan's usage price has charged for this event, or for a correction of it (`event_id`).
+
+    `amount` is the difference that `quantity` made to the price of the whole billing month (`month_start` until before
+    `month_end`), under version `plan_version` of `plan`. It is below zero where use was taken back, and under the
+    volume model where a cheaper tier was reached.
+    """
+
+    id: str
+    event_id: str
+    resource_type: str
+    quantity: int | Decimal
+    amount: Money
+    plan: str
+    plan_version: int
+    month_start: datetime
+    month_end: datetime
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the charge as plain JSON values."""
+        return {
+            "id": self.id,
+            "event_id": self.event_id,
+            "resource_type": self.resource_type,
+            "quantity": str(self.quantity),
+            "amount": self.amount.to_dict(),
+            "plan": {"slug": self.plan, "version": self.plan_version},
+            "month_start": self.month_start.isoformat(),
+            "month_end": self.month_end.isoformat(),
+        }
+
+    def __str__(self) -> str:
+        month = f"{self.month_start:%Y-%m-%d} to {self.month_end:%Y-%m-%d}"
+        return (
+            f"{self.amount} for {self.quantity} {self.resource_type}, "
+            f"by plan {self.plan}, version {self.plan_version} (month of {month})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +147,7 @@ class Explanation:
     """One event taken apart. `exact` is the sum of the lines; `cost` is it, rounded once, half-even, to nanos.
 
     `corrections` are later events that changed the cost, or the quantity, and `cost_now` is the sum of all costs.
-    `credits` say which grants paid, where a wallet or extra credits did.
+    `credits` say which grants paid, where a wallet or extra credits did, and `usage_charges` what usage prices charged.
     """
 
     event: UsageEvent
@@ -119,6 +163,7 @@ class Explanation:
     overage: OverageShare | None
     corrections: tuple[UsageEvent, ...]
     credits: tuple[CreditShare, ...]
+    usage_charges: tuple[UsageChargeShare, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as plain JSON values."""
@@ -145,6 +190,7 @@ class Explanation:
             else {"id": self.overage.id, "tokens": self.overage.tokens, "amount": self.overage.amount.to_dict()},
             "corrections": [event.to_dict() for event in self.corrections],
             "credits": [share.to_dict() for share in self.credits],
+            "usage_charges": [share.to_dict() for share in self.usage_charges],
         }
 
     def __str__(self) -> str:
@@ -166,6 +212,7 @@ class Explanation:
             text.append(f"  Exchanged at {self.exchange}.")
         if self.overage is not None:
             text.append(f"  Overage: {self.overage.tokens:,} tokens beyond the limit, {self.overage.amount}.")
+        text += [f"  Charged: {share}." for share in self.usage_charges]
         text += [f"  Paid: {share}." for share in self.credits]
         if event.flags:
             text.append(f"  Flags: {', '.join(event.flags)}.")
@@ -201,6 +248,7 @@ def explain(engine: Engine, event_id: str) -> Explanation:
         overage=_overage(engine, event_id),
         corrections=corrections,
         credits=_credits(engine, [transaction_of(one.id) for one in (event, *corrections)]),
+        usage_charges=_usage_charges(engine, event, corrections),
     )
 
 
@@ -285,12 +333,54 @@ def _plain(amount: Money | int | Decimal) -> object:
 
 
 def _plan(engine: Engine, event: UsageEvent) -> PlanVersion | None:
-    if event.plan_version_id is None:
+    """Read the plan version that was in force, whatever is followed now."""
+    version_id = event.plan_version_id
+    if version_id is None:
         return None
-    for subscription in engine.terms(event.billable).subscriptions:
-        if subscription.plan.id == event.plan_version_id:
-            return subscription.plan
-    return None
+    versions, plans = tables.plan_versions, tables.plans
+    query = select(versions, plans.c.slug, plans.c.name).join(plans, plans.c.id == versions.c.plan_id)
+
+    def read(connection: Connection) -> PlanVersion | None:
+        row = connection.execute(query.where(versions.c.id == version_id)).first()
+        if row is None:
+            return None
+        return plan_version_from_row(dict(row._mapping), load_features(connection, [row.id])[row.id])
+
+    return engine.read(read)
+
+
+def _usage_charges(
+    engine: Engine, event: UsageEvent, corrections: tuple[UsageEvent, ...]
+) -> tuple[UsageChargeShare, ...]:
+    """Read what usage prices have charged. Charges are found by account and time, as their index has them."""
+    charges, versions, plans = tables.usage_charges, tables.plan_versions, tables.plans
+    both = (event, *corrections)
+    query = (
+        select(charges, plans.c.slug, versions.c.version)
+        .join(versions, versions.c.id == charges.c.plan_version_id)
+        .join(plans, plans.c.id == versions.c.plan_id)
+        .where(
+            charges.c.billable == event.billable,
+            charges.c.occurred_at.in_({to_micros(one.occurred_at) for one in both}),
+            charges.c.event_id.in_([one.id for one in both]),
+        )
+        .order_by(charges.c.id)
+    )
+    rows = engine.read(lambda connection: connection.execute(query).all())
+    return tuple(
+        UsageChargeShare(
+            id=row.id,
+            event_id=row.event_id,
+            resource_type=row.resource_type,
+            quantity=from_millionths(row.quantity),
+            amount=Money.from_nanos(row.amount, row.currency),
+            plan=row.slug,
+            plan_version=row.version,
+            month_start=from_micros(row.period_start),
+            month_end=from_micros(row.period_end),
+        )
+        for row in rows
+    )
 
 
 def _overage(engine: Engine, event_id: str) -> OverageShare | None:

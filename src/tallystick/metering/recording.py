@@ -46,6 +46,7 @@ from tallystick.limits.asking import (
 )
 from tallystick.limits.decision import Overage, Standing, overage
 from tallystick.limits.quota import COST, REQUESTS, TOKENS, Caller
+from tallystick.metering.priced_use import PricedUse, charge_priced_use, priced_use, want_priced_use
 from tallystick.money import CurrencyRates, round_half_even
 from tallystick.plans.terms import BillingMode, InForce, PlanFeature, Terms
 from tallystick.pricing.cost import Cost
@@ -123,6 +124,7 @@ class Draft:
     feature: FeatureCharge | None
     quotas: list[QuotaCount]
     rates: list[RateTake]
+    priced: list[PricedUse]
 
 
 @dataclass(slots=True)
@@ -180,6 +182,8 @@ def want_use(workspace: Workspace, terms: Terms, at: int, use: Use) -> None:
     else:
         workspace.want_counter(in_force.tokens_counter)
         workspace.want_counter(in_force.cost_counter)
+        if in_force.usage_prices:
+            want_priced_use(workspace, terms.billable, in_force, use.resource_type)
     if in_force.features and use.feature:
         want_feature(workspace, terms, in_force.features.get(use.feature), at)
     if terms.has_quotas or terms.has_rate_limits:
@@ -221,6 +225,7 @@ def draft(
     costs, price, flags = _account_costs(facts, in_force, rates, (*facts.flags, *flags))
     wallet: WalletCharge | None = None
     used: FeatureCharge | None = None
+    priced = priced_use(workspace, facts, in_force) if in_force.usage_prices and mode != _CREDITS else []
     if mode == _CREDITS:
         if costs is not None and costs[2]:
             wallet = _wallet_charge(workspace, facts, in_force, costs[2], rates, hold)
@@ -252,7 +257,7 @@ def draft(
         difference = (facts.input_tokens + facts.output_tokens - facts.estimated_tokens) * MILLIONTHS
         if difference:
             moved = correct_rates(workspace, terms, TOKENS, difference, facts.caller, facts.recorded_at)
-    return Draft(in_force, mode, costs, price, flags, wallet, used, quotas, moved)
+    return Draft(in_force, mode, costs, price, flags, wallet, used, quotas, moved, priced)
 
 
 def _quota_counts(workspace: Workspace, terms: Terms, facts: UsageFacts, currency: str, cost: int) -> list[QuotaCount]:
@@ -336,6 +341,8 @@ def record(workspace: Workspace, facts: UsageFacts, drafted: Draft, *, hold_id: 
         if over is not None:
             flags = (*flags, "overage" if over.amount else "past_limit")
         after = _count(tokens_counter, cost_counter, tokens, cost)
+    if drafted.priced:
+        charge_priced_use(workspace, facts, in_force, drafted.priced)
     if drafted.quotas:
         count(workspace, drafted.quotas, currency=in_force.currency, at=facts.recorded_at)
     take_rates(workspace, drafted.rates)

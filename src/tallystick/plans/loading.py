@@ -10,7 +10,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from tallystick.limits.quota import Quota, RateLimit
 from tallystick.metering.rollup_zones import pseudonym_zones
@@ -19,22 +19,27 @@ from tallystick.period import from_micros
 from tallystick.plans.terms import (
     NO_FEATURES,
     BillingMode,
+    ChangeKind,
     CreditCap,
     LimitOverride,
     OverageBehavior,
+    PlanChange,
     PlanFeature,
     PlanVersion,
     Subscription,
     Terms,
     TermsPolicy,
 )
+from tallystick.plans.usage_prices import NO_USAGE_PRICES, UsagePrice, UsagePrices
 from tallystick.storage import tables
+from tallystick.storage.rows import portions
 from tallystick.tenants.tenant import Tenant, TenantStatus
 
 __all__ = [
     "Features",
     "journal_change",
     "load_features",
+    "load_subscriptions",
     "load_terms",
     "lock_terms",
     "override_from_row",
@@ -61,11 +66,9 @@ def load_terms(connection: Connection, billables: Iterable[str], policy: TermsPo
     rates: dict[str, list[RateLimit]] = defaultdict(list)
     tenants: dict[str, Tenant] = {}
     zones: dict[str, str] = {}
-    for some in _portions(wanted):
-        rows = connection.execute(_subscriptions_query().where(tables.subscriptions.c.billable.in_(some))).all()
-        features = load_features(connection, {row.plan_version_id for row in rows})
-        for row in rows:
-            subscriptions[row.billable].append(subscription_from_row(row, features[row.plan_version_id]))
+    for some in portions(wanted):
+        for one in load_subscriptions(connection, tables.subscriptions.c.billable.in_(some)):
+            subscriptions[one.billable].append(one)
         for row in connection.execute(
             select(tables.limit_overrides).where(tables.limit_overrides.c.billable.in_(some))
         ):
@@ -92,6 +95,42 @@ def load_terms(connection: Connection, billables: Iterable[str], policy: TermsPo
         )
         for billable in wanted
     }
+
+
+def load_subscriptions(connection: Connection, condition: ColumnElement[bool]) -> list[Subscription]:
+    """Read the subscriptions that meet a condition, with all that they followed and will follow."""
+    rows = connection.execute(_subscriptions_query().where(condition)).all()
+    changes = _load_changes(connection, [row.id for row in rows])
+    features = load_features(connection, {row.plan_version_id for row in rows})
+    return [subscription_from_row(row, features[row.plan_version_id], changes.get(row.id, ())) for row in rows]
+
+
+def _load_changes(connection: Connection, subscription_ids: Sequence[str]) -> dict[str, tuple[PlanChange, ...]]:
+    changes, versions, plans = tables.subscription_changes, tables.plan_versions, tables.plans
+    query = (
+        select(changes, *_plan_columns())
+        .join(versions, versions.c.id == changes.c.plan_version_id, isouter=True)
+        .join(plans, plans.c.id == versions.c.plan_id, isouter=True)
+        .order_by(changes.c.subscription_id, changes.c.starts_at, changes.c.id)
+    )
+    rows: list[Row[Any]] = []
+    for some in portions(subscription_ids):
+        rows += connection.execute(query.where(changes.c.subscription_id.in_(some))).all()
+    features = load_features(connection, {row.plan_version_id for row in rows if row.plan_version_id is not None})
+    found: dict[str, tuple[PlanChange, ...]] = {}
+    for row in rows:
+        plan = None if row.plan_version_id is None else _plan_of(row, features[row.plan_version_id])
+        change = PlanChange(
+            id=row.id,
+            kind=ChangeKind(row.kind),
+            starts_at=from_micros(row.starts_at),
+            plan=plan,
+            anchor_at=_instant(row.anchor_at),
+            is_prorated=bool(row.is_prorated),
+            created_at=from_micros(row.created_at),
+        )
+        found[row.subscription_id] = (*found.get(row.subscription_id, ()), change)
+    return found
 
 
 def _policy_of(tenant: Tenant | None, pseudonym_zone: str | None, policy: TermsPolicy) -> TermsPolicy:
@@ -148,7 +187,7 @@ def load_features(connection: Connection, plan_version_ids: Iterable[str]) -> Ma
     features = tables.plan_features
     found: dict[str, dict[str, PlanFeature]] = defaultdict(dict)
     wanted = sorted(set(plan_version_ids))
-    for some in _portions(wanted):
+    for some in portions(wanted):
         query = select(features).where(features.c.plan_version_id.in_(some))
         for row in connection.execute(query.order_by(features.c.sort_order, features.c.slug)):
             found[row.plan_version_id][row.slug] = _feature_from_row(row)
@@ -190,29 +229,35 @@ def _with_plan(query: Any) -> Any:
 
 
 def _plan_columns() -> list[Any]:
+    """Return the columns of a plan version and its plan beside those of what follows it, under names of their own."""
     versions = [column.label(f"plan_version_{column.name}") for column in tables.plan_versions.columns]
-    # `plan_version_id` is a column of the subscription already, and the same value.
+    # `plan_version_id` is a column of the owner already, and the same value.
     return [column for column in versions if column.name != "plan_version_id"] + [
         tables.plans.c.slug.label("plan_slug"),
         tables.plans.c.name.label("plan_name"),
     ]
 
 
-def subscription_from_row(row: Row[Any], features: Features) -> Subscription:
-    """Read a row of a subscription joined with its plan version, whose features are given."""
+def _plan_of(row: Row[Any], features: Features) -> PlanVersion:
+    values = row._mapping
+    return plan_version_from_row(
+        {
+            "id": values["plan_version_id"],
+            "slug": values["plan_slug"],
+            "name": values["plan_name"],
+            **{name: values.get(f"plan_version_{name}") for name in _VERSION_FIELDS},
+        },
+        features,
+    )
+
+
+def subscription_from_row(row: Row[Any], features: Features, changes: tuple[PlanChange, ...] = ()) -> Subscription:
+    """Read a row of a subscription joined with the plan version it began with, whose features are given."""
     values = row._mapping
     return Subscription(
         id=values["id"],
         billable=values["billable"],
-        plan=plan_version_from_row(
-            {
-                "id": values["plan_version_id"],
-                "slug": values["plan_slug"],
-                "name": values["plan_name"],
-                **{name: values.get(f"plan_version_{name}") for name in _VERSION_FIELDS},
-            },
-            features,
-        ),
+        plan=_plan_of(row, features),
         billing_mode=BillingMode(values["billing_mode"]),
         started_at=from_micros(values["started_at"]),
         trial_ends_at=_instant(values["trial_ends_at"]),
@@ -222,6 +267,11 @@ def subscription_from_row(row: Row[Any], features: Features) -> Subscription:
         term_ends_at=_instant(values["term_ends_at"]),
         payment_failed_at=_instant(values["payment_failed_at"]),
         created_at=from_micros(values["created_at"]),
+        changes=changes,
+        timezone=values["timezone"],
+        billed_until=_instant(values["billed_until"]),
+        activation_invoice_id=values["activation_invoice_id"],
+        metadata=MappingProxyType(json.loads(values["metadata"]) if values["metadata"] else {}),
     )
 
 
@@ -232,6 +282,7 @@ def plan_version_from_row(values: Mapping[str, Any], features: Features) -> Plan
     """Read a plan version with the slug and the name of its plan. Its features are given."""
     currency = values["currency"]
     behavior, overage_price = values["overage_behavior"], values["overage_price_per_1k_tokens"]
+    markup = values["overage_markup_percent"]
     return PlanVersion(
         id=values["id"],
         plan_id=values["plan_id"],
@@ -249,7 +300,16 @@ def plan_version_from_row(values: Mapping[str, Any], features: Features) -> Plan
         created_at=from_micros(values["created_at"]),
         published_at=_instant(values["published_at"]),
         features=features,
+        label=values["label"],
+        overage_markup_percent=None if markup is None else Decimal(markup),
+        usage_prices=_usage_prices(values["usage_prices"]),
     )
+
+
+def _usage_prices(text: str | None) -> UsagePrices:
+    if text is None:
+        return NO_USAGE_PRICES
+    return MappingProxyType({name: UsagePrice.from_dict(stated) for name, stated in json.loads(text).items()})
 
 
 def _feature_from_row(row: Row[Any]) -> PlanFeature:
@@ -287,11 +347,6 @@ def override_from_row(row: Row[Any]) -> LimitOverride:
         reason=row.reason,
         created_at=from_micros(row.created_at),
     )
-
-
-def _portions(values: Sequence[str]) -> Iterable[Sequence[str]]:
-    # SQLite limits the values of one statement.
-    return (values[start : start + 500] for start in range(0, len(values), 500))
 
 
 def _instant(micros: int | None) -> Any:

@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, Unpack
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
-from tallystick.errors import Conflict, InvalidInput, PlanNotFound
-from tallystick.identity import new_id
-from tallystick.money import Money
-from tallystick.period import from_micros
-from tallystick.plans.features import checked_features
-from tallystick.plans.loading import load_features, lock_terms, plan_version_from_row
-from tallystick.plans.terms import OverageBehavior, Plan, PlanVersion
-from tallystick.storage import tables
+from tallystick.errors import Conflict
+from tallystick.plans.loading import journal_change, lock_terms
+from tallystick.plans.plan_file import plans_as_toml
+from tallystick.plans.saving import (
+    NewPlan,
+    change_plan_row,
+    find_plan,
+    find_version,
+    insert_plan,
+    insert_version,
+    load_plans,
+    publish_version,
+    remove_draft,
+    replace_draft,
+    version_of,
+)
+from tallystick.plans.sync import PlanSync, sync_plans
+from tallystick.plans.terms import Plan, PlanVersion
+from tallystick.plans.terms_input import (
+    Amount,
+    StatedTerms,
+    checked_description,
+    checked_label,
+    checked_name,
+    checked_slug,
+    checked_terms,
+    checked_type,
+)
+from tallystick.plans.version_terms import PlanDifference, VersionTerms, version_differences
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
 
-__all__ = ["Plans"]
+__all__ = ["Plans", "find_version"]
 
-_SLUG = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
-_BILLING_CYCLES = ("monthly", "quarterly", "yearly", "lifetime")
+Result = TypeVar("Result")
+Differences: TypeAlias = list[PlanDifference]
+
+
+class _Unset(Enum):
+    UNSET = "not given"
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+_UNSET: Final = _Unset.UNSET
 
 
 class Plans:
-    """Creates and finds plans."""
+    """Creates, changes and finds plans.
+
+    Limits are per period of the account (`period.type`, a month by default); None is unlimited. Amounts are `Money`,
+    text such as "99 USD", or a number in the plan's currency, and are all of one currency.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -38,205 +74,293 @@ class Plans:
         slug: str,
         name: str | None = None,
         *,
+        plan_type: str = "custom",
+        description: str | None = None,
+        label: str | None = None,
         monthly_token_limit: int | None = None,
-        monthly_cost_limit: Money | None = None,
-        overage_price_per_1k_tokens: Money | Decimal | str | None = None,
+        monthly_cost_limit: Amount | None = None,
+        overage_price_per_1k_tokens: Amount | None = None,
         overage_behavior: str | None = None,
+        overage_markup_percent: Decimal | int | str | None = None,
         trial_days: int = 0,
-        price: Money | None = None,
+        price: Amount | None = None,
         billing_cycle: str = "monthly",
         currency: str | None = None,
         features: Mapping[str, object] | None = None,
+        usage_prices: Mapping[str, object] | None = None,
+        publish: bool = True,
     ) -> Plan:
-        """Create a plan and publish its first version.
+        """Create a plan and publish its first version; without `publish` that stays a draft, which nobody can have.
 
-        Limits are per period of the account (`period.type`, a month by default); None is unlimited. Without an
-        `overage_behavior` the setting `billing.overage_behavior` holds. Amounts are of one currency, which is the
-        plan's; without any amount it is `currency`, else `billing.currency`.
+        A `price` of 0 or None is free. Without an `overage_behavior` the setting `billing.overage_behavior` holds.
+        `overage_markup_percent` (0 to 10,000) comes on top of cost beyond the cost limit, where that is charged. The
+        currency is that of the amounts; without any it is `currency`, else `billing.currency`.
 
         `features` says by slug what the plan gives of each: how many uses in a reset period, "unlimited", or True for
         one that is there without being counted; False leaves it out. A table says more: `value`, `reset` ("hourly",
         "daily", "weekly", "monthly", "quarterly", "yearly", "never"; monthly where left out), `name`,
         `display_value`, `hidden`, `sort_order`.
 
+        `usage_prices` says by resource type, or "tokens" or "requests", what use costs beside the fee: a price a unit,
+        or a table with `model` ("per_unit", "flat", "package" with a `size`, "graduated" or "volume" with `tiers`),
+        `price`, and `included`, which costs nothing. A whole billing month is priced together.
+
         Raises:
             InvalidInput: for a value that cannot be, or amounts of two currencies.
             Conflict: there is a plan of this slug.
         """
-        terms = self._checked_terms(
-            monthly_token_limit=monthly_token_limit,
-            monthly_cost_limit=monthly_cost_limit,
-            overage_price_per_1k_tokens=overage_price_per_1k_tokens,
-            overage_behavior=overage_behavior,
-            trial_days=trial_days,
-            price=price,
-            billing_cycle=billing_cycle,
-            currency=currency,
+        stated: StatedTerms = {
+            "monthly_token_limit": monthly_token_limit,
+            "monthly_cost_limit": monthly_cost_limit,
+            "overage_price_per_1k_tokens": overage_price_per_1k_tokens,
+            "overage_behavior": overage_behavior,
+            "overage_markup_percent": overage_markup_percent,
+            "trial_days": trial_days,
+            "price": price,
+            "billing_cycle": billing_cycle,
+            "currency": currency,
+            "features": features,
+            "usage_prices": usage_prices,
+        }
+        terms = checked_terms(stated, base=None, settings=self._engine.settings)
+        new = NewPlan(
+            slug=checked_slug(slug),
+            name=checked_name(name or slug),
+            plan_type=checked_type(plan_type),
+            description=checked_description(description),
+            label=checked_label(label),
+            terms=terms,
         )
-        given_features = checked_features(features)
-        if not isinstance(slug, str) or not _SLUG.fullmatch(slug):
-            raise InvalidInput(
-                "slug", slug, "Use lower-case letters, digits, `-`, `_` and `.`, a letter or digit first."
-            )
         now = self._engine.now()
-        plan_id, version_id = new_id("pln"), new_id("plv")
 
-        def insert(connection: Connection) -> None:
-            plans = tables.plans
-            lock_terms(connection)
-            if connection.execute(select(plans.c.id).where(plans.c.slug == slug)).first():
-                raise Conflict(f"There is a plan {slug!r} already. Choose another slug.")
-            connection.execute(plans.insert().values(id=plan_id, slug=slug, name=name or slug, created_at=now))
-            connection.execute(
-                tables.plan_versions.insert().values(
-                    id=version_id, plan_id=plan_id, version=1, created_at=now, published_at=now, **terms
+        def insert(connection: Connection) -> Plan:
+            insert_plan(connection, new, now=now, publish=publish)
+            return find_plan(connection, new.slug)
+
+        return self._change(insert)
+
+    def new_version(
+        self,
+        slug: str,
+        *,
+        label: str | None = None,
+        publish: bool = False,
+        based_on: int | None = None,
+        **terms: Unpack[StatedTerms],
+    ) -> PlanVersion:
+        """Add a version to a plan: a draft, or with `publish` what new subscribers get from now on.
+
+        `terms` are those of `create`. What is not given stays as in the version `based_on`, otherwise the newest;
+        None takes a limit or a price away, and `features` and `usage_prices` are replaced as a whole. Who has
+        subscribed keeps the version that they have. For another currency every amount has to be given.
+
+        Raises:
+            PlanNotFound: no such plan, or no such version.
+            InvalidInput: for a value that cannot be, a name that is no term, or amounts of two currencies.
+        """
+        checked, now = checked_label(label), self._engine.now()
+
+        def insert(connection: Connection) -> PlanVersion:
+            plan = find_plan(connection, slug)
+            base = plan.versions[-1] if based_on is None else version_of(plan, based_on)
+            wanted = checked_terms(terms, base=VersionTerms.of(base), settings=self._engine.settings)
+            number = insert_version(connection, plan.id, wanted, label=checked, now=now, publish=publish)
+            return version_of(find_plan(connection, slug), number)
+
+        return self._change(insert)
+
+    def edit_version(
+        self, slug: str, version: int, *, label: str | _Unset | None = _UNSET, **terms: Unpack[StatedTerms]
+    ) -> PlanVersion:
+        """Change a draft. What is not given stays; `features` and `usage_prices` are replaced as a whole.
+
+        Raises:
+            PlanNotFound: no such plan, or no such version.
+            Conflict: it was published, and never changes again: add a `new_version`.
+            InvalidInput: for a value that cannot be, a name that is no term, or amounts of two currencies.
+        """
+
+        def edit(connection: Connection) -> PlanVersion:
+            draft = _draft_of(find_plan(connection, slug), version)
+            wanted = checked_terms(terms, base=VersionTerms.of(draft), settings=self._engine.settings)
+            named = draft.label if isinstance(label, _Unset) else checked_label(label)
+            replace_draft(connection, draft, wanted, label=named)
+            return version_of(find_plan(connection, slug), version)
+
+        return self._change(edit)
+
+    def discard_version(self, slug: str, version: int) -> Plan:
+        """Delete a draft. The next new version may get its number.
+
+        Raises:
+            PlanNotFound: no such plan, or no such version.
+            Conflict: it was published, or is the only version of its plan.
+        """
+
+        def discard(connection: Connection) -> Plan:
+            plan = find_plan(connection, slug)
+            draft = _draft_of(plan, version)
+            if len(plan.versions) == 1:
+                raise Conflict(
+                    f"Version {version} is the only one of plan {slug}. "
+                    f"Change it with ts.plans.edit_version({slug!r}, {version}), or archive the plan."
                 )
-            )
-            if given_features:
-                rows = [{"plan_version_id": version_id, **columns} for columns in given_features]
-                connection.execute(tables.plan_features.insert(), rows)
+            remove_draft(connection, draft)
+            return find_plan(connection, slug)
 
-        self._engine.lane.transact(insert)
-        return self.get(slug)
+        return self._change(discard)
+
+    def publish(self, slug: str, version: int | None = None) -> Plan:
+        """Sell a version, otherwise the newest, to new subscribers from now on. An older one is sold again so.
+
+        Who has subscribed keeps the version that they have. Publishing what is sold already changes nothing, and an
+        archived plan stays archived.
+
+        Raises:
+            PlanNotFound: no such plan, or no such version.
+        """
+        now = self._engine.now()
+
+        def put_on_sale(connection: Connection) -> Plan:
+            plan = find_plan(connection, slug)
+            chosen = plan.versions[-1] if version is None else version_of(plan, version)
+            publish_version(connection, chosen, now=now)
+            return find_plan(connection, slug)
+
+        return self._change(put_on_sale)
+
+    def update(
+        self,
+        slug: str,
+        *,
+        name: str | _Unset = _UNSET,
+        description: str | _Unset | None = _UNSET,
+        plan_type: str | _Unset = _UNSET,
+    ) -> Plan:
+        """Change what a plan is called, its description (None takes it away), or its type. What is not given stays.
+
+        It holds for subscribers too: these are no terms.
+
+        Raises:
+            PlanNotFound: no such plan. InvalidInput: for a value that cannot be.
+        """
+        values: dict[str, object] = {}
+        if not isinstance(name, _Unset):
+            values["name"] = checked_name(name)
+        if not isinstance(description, _Unset):
+            values["description"] = checked_description(description)
+        if not isinstance(plan_type, _Unset):
+            values["plan_type"] = str(checked_type(plan_type))
+        return self._change_plan(slug, lambda _: values)
+
+    def archive(self, slug: str) -> Plan:
+        """Take a plan off sale: nobody new can subscribe. Who has it keeps it. Archiving twice keeps the first time.
+
+        Raises:
+            PlanNotFound: no such plan.
+        """
+        now = self._engine.now()
+        return self._change_plan(slug, lambda plan: {"archived_at": now} if plan.is_active else {})
+
+    def activate(self, slug: str) -> Plan:
+        """Put an archived plan on sale again.
+
+        Raises:
+            PlanNotFound: no such plan.
+        """
+        return self._change_plan(slug, lambda _: {"archived_at": None})
 
     def get(self, slug: str) -> Plan:
-        """Return a plan with its versions.
+        """Return a plan with its versions; `current` is what new subscribers get.
 
         Raises:
             PlanNotFound: no plan of this slug.
         """
-        found = self._load(slug)
-        if not found:
-            known = ", ".join(plan.slug for plan in self._load(None)) or "none yet"
-            raise PlanNotFound(slug, f"Plans: {known}.")
-        return found[0]
+        return self._engine.read(lambda connection: find_plan(connection, slug))
 
-    def list(self) -> list[Plan]:
-        """Return every plan, by slug."""
-        return list(self._load(None))
+    def version(self, slug: str, number: int) -> PlanVersion:
+        """Return a version of a plan, a draft too.
 
-    def _load(self, slug: str | None) -> Sequence[Plan]:
-        plans, versions = tables.plans, tables.plan_versions
-        query = (
-            select(versions, plans.c.slug, plans.c.name, plans.c.created_at.label("plan_created_at"))
-            .join(plans, plans.c.id == versions.c.plan_id)
-            .order_by(plans.c.slug, versions.c.version)
-        )
-        if slug is not None:
-            query = query.where(plans.c.slug == slug)
+        Raises:
+            PlanNotFound: no such plan, or no such version.
+        """
+        return version_of(self.get(slug), number)
 
-        def read(connection: Connection) -> list[Plan]:
-            rows = connection.execute(query).all()
-            features = load_features(connection, [row.id for row in rows])
-            by_plan: dict[str, list[PlanVersion]] = {}
-            created: dict[str, int] = {}
-            for row in rows:
-                version = plan_version_from_row(dict(row._mapping), features[row.id])
-                by_plan.setdefault(version.slug, []).append(version)
-                created[version.slug] = row.plan_created_at
-            return [_plan(found, created[name]) for name, found in by_plan.items()]
+    def diff(self, slug: str, a: int, b: int) -> Differences:
+        """Return in what version `b` of a plan differs from version `a`, by value; nothing where they are the same.
 
-        return self._engine.read(read)
+        Features and usage prices are compared one by one ("features.api-calls").
 
-    def _checked_terms(
+        Raises:
+            PlanNotFound: no such plan, or no such version.
+        """
+        plan = self.get(slug)
+        return [*version_differences(version_of(plan, a), version_of(plan, b))]
+
+    def sync(
         self,
+        path: str | os.PathLike[str],
         *,
-        monthly_token_limit: int | None,
-        monthly_cost_limit: Money | None,
-        overage_price_per_1k_tokens: Money | Decimal | str | None,
-        overage_behavior: str | None,
-        trial_days: int,
-        price: Money | None,
-        billing_cycle: str,
-        currency: str | None,
-    ) -> dict[str, Any]:
-        """Return the columns of a version, each value checked."""
-        amounts: Mapping[str, object] = {
-            "monthly_cost_limit": monthly_cost_limit,
-            "overage_price_per_1k_tokens": overage_price_per_1k_tokens,
-            "price": price,
-        }
-        plan_currency = self._currency(amounts, currency)
-        if billing_cycle not in _BILLING_CYCLES:
-            raise InvalidInput("billing_cycle", billing_cycle, f"Use one of {', '.join(_BILLING_CYCLES)}.")
-        return {
-            "currency": plan_currency,
-            "monthly_token_limit": _count("monthly_token_limit", monthly_token_limit),
-            "monthly_cost_limit": _nanos("monthly_cost_limit", monthly_cost_limit),
-            "overage_price_per_1k_tokens": _rate("overage_price_per_1k_tokens", overage_price_per_1k_tokens),
-            "overage_behavior": checked_behavior(overage_behavior),
-            "trial_days": _count("trial_days", trial_days),
-            "price": _nanos("price", price),
-            "billing_cycle": billing_cycle,
-        }
+        dry_run: bool = False,
+        publish: bool = True,
+        archive_missing: bool = False,
+    ) -> PlanSync:
+        """Bring the plans to what a TOML file says, all in one transaction, or none.
 
-    def _currency(self, amounts: Mapping[str, object], currency: str | None) -> str:
-        given = {name: amount.currency for name, amount in amounts.items() if isinstance(amount, Money)}
-        if currency is not None:
-            given["currency"] = Money(0, currency).currency
-        if len(set(given.values())) > 1:
-            raise InvalidInput("currency", given, "A plan has one currency; give every amount in it.")
-        return next(iter(given.values()), self._engine.settings.billing.currency)
+        A new slug is created. Other terms than those that are sold become a new version, published, or with
+        `publish=False` a draft; subscribers keep theirs. Another name, description or type, and `active`, are changed
+        in place. What a table leaves out is as `create` has it, but for the label, which is then not compared. Plans
+        that the file does not name stay as they are, or with `archive_missing` are archived. A second time nothing is
+        left to do. With `dry_run` it is only said what would be done.
 
+        Raises:
+            NotFound: no such file. InvalidInput: the file is not TOML, or a key in it cannot be; `field` names the
+                file, the table and the key.
+        """
+        return sync_plans(self._engine, path, dry_run=dry_run, publish=publish, archive_missing=archive_missing)
 
-def find_version(connection: Connection, slug: str) -> PlanVersion:
-    """Return the newest published version of a plan.
+    def export(self) -> str:
+        """Return every plan as it is sold now as TOML, which `sync` reads, and finds nothing to change.
 
-    Raises:
-        PlanNotFound: no plan of this slug.
-    """
-    plans, versions = tables.plans, tables.plan_versions
-    newest = (
-        select(func.max(versions.c.version))
-        .where(versions.c.plan_id == plans.c.id, versions.c.published_at.isnot(None))
-        .correlate(plans)
-        .scalar_subquery()
-    )
-    row = connection.execute(
-        select(versions, plans.c.slug, plans.c.name)
-        .join(plans, plans.c.id == versions.c.plan_id)
-        .where(plans.c.slug == slug, versions.c.version == newest)
-    ).first()
-    if row is None:
-        known = ", ".join(connection.execute(select(plans.c.slug).order_by(plans.c.slug)).scalars()) or "none yet"
-        raise PlanNotFound(slug, f"Plans: {known}.")
-    return plan_version_from_row(dict(row._mapping), load_features(connection, [row.id])[row.id])
+        Plans of which nothing was ever published are left out; archived ones say so.
+        """
+        return plans_as_toml(self.list())
+
+    def list(self, *, active_only: bool = False) -> list[Plan]:
+        """Return every plan, by slug; with `active_only` those that are not archived."""
+        found = self._engine.read(load_plans)
+        return [plan for plan in found if plan.is_active or not active_only]
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _change(self, change: Callable[[Connection], Result]) -> Result:
+        """Change plans in one transaction, while nobody else does, and nobody subscribes."""
+
+        def carry_out(connection: Connection) -> Result:
+            lock_terms(connection)
+            return change(connection)
+
+        return self._engine.lane.transact(carry_out)
+
+    def _change_plan(self, slug: str, values_for: Callable[[Plan], Mapping[str, object]]) -> Plan:
+        def change(connection: Connection) -> Plan:
+            plan = find_plan(connection, slug)
+            values = values_for(plan)
+            if values:
+                change_plan_row(connection, plan.id, values)
+            if "name" in values:
+                # Lanes keep the names of the plans that their accounts follow.
+                journal_change(connection, None)
+            return find_plan(connection, slug)
+
+        return self._change(change)
 
 
-def checked_behavior(behavior: str | None) -> str | None:
-    if behavior is not None and behavior not in set(OverageBehavior):
-        raise InvalidInput("overage_behavior", behavior, f"Use one of {', '.join(OverageBehavior)}.")
-    return None if behavior is None else str(behavior)
-
-
-def _plan(versions: list[PlanVersion], created_at: int) -> Plan:
-    published = [version for version in versions if version.is_published]
-    current = published[-1] if published else versions[-1]
-    return Plan(current.plan_id, current.slug, current.name, from_micros(created_at), current, tuple(versions))
-
-
-def _count(field: str, value: int | None) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise InvalidInput(field, value, "Give a whole number, zero or more.")
-    return value
-
-
-def _nanos(field: str, value: Money | None) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, Money) or value.nanos < 0:
-        raise InvalidInput(field, value, 'Give Money of zero or more, such as Money("100", "USD").')
-    return value.nanos
-
-
-def _rate(field: str, value: Money | Decimal | str | None) -> str | None:
-    """Return a rate as the text of an exact decimal: a rate may be finer than money."""
-    if value is None:
-        return None
-    try:
-        rate = value.amount if isinstance(value, Money) else Decimal(value)
-    except (InvalidOperation, TypeError, ValueError):
-        raise InvalidInput(field, value, 'Give Money, or a decimal as text such as "0.01".') from None
-    if isinstance(value, float) or not rate.is_finite() or rate < 0:
-        raise InvalidInput(field, value, 'Give Money, or a decimal as text such as "0.01", of zero or more.')
-    return str(rate)
+def _draft_of(plan: Plan, version: int) -> PlanVersion:
+    found = version_of(plan, version)
+    if found.is_published:
+        raise Conflict(
+            f"Version {version} of plan {plan.slug} was published at {found.published_at:%Y-%m-%d %H:%M} UTC, and "
+            f"never changes. Add one with ts.plans.new_version({plan.slug!r}, based_on={version}, ...)."
+        )
+    return found

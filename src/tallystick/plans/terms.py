@@ -29,6 +29,8 @@ from tallystick.period import (
     parse_kind,
     to_micros,
 )
+from tallystick.plans.cycle import usage_month
+from tallystick.plans.usage_prices import NO_USAGE_PRICES, UsagePrices
 from tallystick.quantity import from_millionths
 from tallystick.tenants.tenant import Tenant
 
@@ -37,12 +39,15 @@ __all__ = [
     "NO_FEATURES",
     "RESETS",
     "BillingMode",
+    "ChangeKind",
     "CreditCap",
     "InForce",
     "LimitOverride",
     "OverageBehavior",
     "Plan",
+    "PlanChange",
     "PlanFeature",
+    "PlanType",
     "PlanVersion",
     "Subscription",
     "SubscriptionStatus",
@@ -67,13 +72,17 @@ class BillingMode(StrEnum):
 
 
 class SubscriptionStatus(StrEnum):
-    """Where a subscription is in its life at one instant. TRIAL, ACTIVE and GRACE are in force."""
+    """Where a subscription is in its life at one instant. TRIAL, ACTIVE and PAST_DUE are in force.
+
+    PAST_DUE: a payment has failed, and its grace period runs. SUSPENDED: it is paused; its calls are refused.
+    """
 
     PENDING = "pending"
     FUTURE = "future"
     TRIAL = "trial"
     ACTIVE = "active"
-    GRACE = "grace"
+    PAST_DUE = "past_due"
+    SUSPENDED = "suspended"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
 
@@ -81,8 +90,35 @@ class SubscriptionStatus(StrEnum):
     def is_in_force(self) -> bool:
         return self in _IN_FORCE
 
+    @property
+    def has_ended(self) -> bool:
+        return self in (SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED)
 
-_IN_FORCE = frozenset({SubscriptionStatus.TRIAL, SubscriptionStatus.ACTIVE, SubscriptionStatus.GRACE})
+
+_IN_FORCE = frozenset({SubscriptionStatus.TRIAL, SubscriptionStatus.ACTIVE, SubscriptionStatus.PAST_DUE})
+
+
+class PlanType(StrEnum):
+    """What sort of plan it is. It says nothing of its terms; price lists and reports sort by it."""
+
+    FREE = "free"
+    STARTER = "starter"
+    PROFESSIONAL = "professional"
+    ENTERPRISE = "enterprise"
+    CUSTOM = "custom"
+
+
+class ChangeKind(StrEnum):
+    """Why a subscription follows another plan version, or none, from an instant on.
+
+    CHANGE: to another plan or version. PAUSE: to none. RESUME: to the one that was paused. LAPSE: to none, as its grace
+    period had run out before a payment made it RESUME.
+    """
+
+    CHANGE = "change"
+    PAUSE = "pause"
+    RESUME = "resume"
+    LAPSE = "lapse"
 
 
 NEVER = "never"
@@ -144,6 +180,9 @@ class PlanVersion:
     published_at: datetime | None
     # By slug, in the order in which they are shown. A mapping has no hash.
     features: Mapping[str, PlanFeature] = field(default_factory=lambda: NO_FEATURES, hash=False)
+    label: str | None = None
+    overage_markup_percent: Decimal | None = None
+    usage_prices: UsagePrices = field(default_factory=lambda: NO_USAGE_PRICES, hash=False)
 
     @property
     def is_published(self) -> bool:
@@ -152,7 +191,10 @@ class PlanVersion:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan as it is sold now: its name, and its newest published version (`current`)."""
+    """A plan as it is sold now: its name, and the version that new subscribers get (`current`).
+
+    One that is not `is_active` has no new subscribers; who has it keeps it.
+    """
 
     id: str
     slug: str
@@ -160,13 +202,42 @@ class Plan:
     created_at: datetime
     current: PlanVersion
     versions: tuple[PlanVersion, ...]
+    plan_type: PlanType = PlanType.CUSTOM
+    description: str | None = None
+    archived_at: datetime | None = None
+
+    @property
+    def is_active(self) -> bool:
+        return self.archived_at is None
+
+    def version(self, number: int) -> PlanVersion | None:
+        """Return a version by its number; None: there is none."""
+        return next((one for one in self.versions if one.version == number), None)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChange:
+    """From `starts_at` on a subscription follows `plan`; None: it is paused, or had lapsed.
+
+    With an `anchor_at` its billing periods are counted from there; None: as before.
+    """
+
+    id: str
+    kind: ChangeKind
+    starts_at: datetime
+    plan: PlanVersion | None
+    anchor_at: datetime | None
+    is_prorated: bool
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A billable's agreement to one plan version, with the dates that decide its status.
+    """A billable's agreement to one plan version after another, with the dates that decide its status.
 
-    It ends at the earlier of `term_ends_at`, agreed when it was made, and `cancels_at`, set by a cancellation.
+    `plan` is the version that it follows, or has paused, and `previous_plan` the one before, as seen at the instant
+    for which it was asked (`seen_at`); `changes` has them all, also those to come. It ends at the earlier of
+    `term_ends_at`, agreed when it was made, and `cancels_at`, set by a cancellation.
     """
 
     id: str
@@ -181,11 +252,48 @@ class Subscription:
     term_ends_at: datetime | None
     payment_failed_at: datetime | None
     created_at: datetime
+    changes: tuple[PlanChange, ...] = ()
+    timezone: str | None = None
+    billed_until: datetime | None = None
+    activation_invoice_id: str | None = None
+    metadata: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    previous_plan: PlanVersion | None = None
+    # What it began with; `plan` until `seen_at` says otherwise.
+    _first_plan: PlanVersion | None = field(default=None, compare=False, repr=False)
 
     @property
     def ends_at(self) -> datetime | None:
         """When it ends, or ended; None: it goes on."""
         return min((end for end in (self.cancels_at, self.term_ends_at) if end is not None), default=None)
+
+    @property
+    def first_plan(self) -> PlanVersion:
+        """The plan version that it began with."""
+        return self._first_plan or self.plan
+
+    @property
+    def scheduled(self) -> PlanChange | None:
+        """The change that is made at the end of a period, where it was asked for and has not been taken back."""
+        return self.changes[-1] if self.changes and self.changes[-1].starts_at > self.changes[-1].created_at else None
+
+    def seen_at(self, at: datetime) -> Subscription:
+        """Return the subscription with the plans that it follows, and followed before, at an instant."""
+        plan, previous = self.first_plan, None
+        for change in self.changes:
+            if change.starts_at <= at and change.plan is not None and change.plan.id != plan.id:
+                plan, previous = change.plan, plan
+        if plan is self.plan and previous is self.previous_plan:
+            return self
+        return replace(self, plan=plan, previous_plan=previous, _first_plan=self.first_plan)
+
+    def plan_at(self, at: datetime) -> PlanVersion | None:
+        """Return the plan version that it follows at an instant; None while it is paused, or had lapsed."""
+        change = self.change_at(at)
+        return self.first_plan if change is None else change.plan
+
+    def change_at(self, at: datetime) -> PlanChange | None:
+        """Return the last change that was in effect at an instant; None: it was as it began."""
+        return next((one for one in reversed(self.changes) if one.starts_at <= at), None)
 
     def status(self, at: datetime, *, grace_period_days: int) -> SubscriptionStatus:
         """Return the status at an instant. It follows from the dates alone, so no job has to run for it to change.
@@ -198,16 +306,20 @@ class Subscription:
             return SubscriptionStatus.FUTURE
         if self.ends_at is not None and at >= self.ends_at:
             return SubscriptionStatus.CANCELLED if self.ends_at == self.cancels_at else SubscriptionStatus.EXPIRED
+        change = self.change_at(at) if self.changes else None
+        if change is not None and change.plan is None:
+            return SubscriptionStatus.EXPIRED if change.kind is ChangeKind.LAPSE else SubscriptionStatus.SUSPENDED
         if self.payment_failed_at is not None and at >= self.payment_failed_at:
             grace_ends_at = self.payment_failed_at + timedelta(days=grace_period_days)
-            return SubscriptionStatus.GRACE if at < grace_ends_at else SubscriptionStatus.EXPIRED
+            return SubscriptionStatus.PAST_DUE if at < grace_ends_at else SubscriptionStatus.EXPIRED
         if self.trial_ends_at is not None and at < self.trial_ends_at:
             return SubscriptionStatus.TRIAL
         return SubscriptionStatus.ACTIVE
 
     def turning_points(self, *, grace_period_days: int) -> list[datetime]:
-        """Return every instant at which the status may change."""
+        """Return every instant at which the status, or the plan, may change."""
         points = [self.started_at, self.trial_ends_at, self.ends_at, self.payment_failed_at]
+        points += [change.starts_at for change in self.changes]
         if self.payment_failed_at is not None:
             points.append(self.payment_failed_at + timedelta(days=grace_period_days))
         return [point for point in points if point is not None]
@@ -257,6 +369,9 @@ class CreditCap:
     created_at: datetime
 
 
+_ALL_TIME = (MIN_MICROS, MAX_MICROS)
+
+
 @dataclass(frozen=True, slots=True)
 class TermsPolicy:
     """What the settings say where a plan is silent."""
@@ -276,7 +391,8 @@ class InForce:
     """The limits of one billable at an instant, in integers, and from when until when (µs, half-open) they are these.
 
     `cost_limit` is in nanos of `currency`. Without a subscription in force and without an override nothing is limited.
-    `features` are those of the plan in force, by slug; none without one.
+    `features` are those of the plan in force, by slug; none without one. `status` is that of the subscription in force;
+    SUSPENDED where there is none but a paused one, whose calls are refused.
     """
 
     valid_from: int
@@ -297,6 +413,10 @@ class InForce:
     tokens_counter: CounterKey
     cost_counter: CounterKey
     features: Mapping[str, PlanFeature] = field(default_factory=lambda: NO_FEATURES, hash=False)
+    overage_markup_percent: Decimal | None = None
+    # What use costs by resource type, and the month (µs) in which it is priced as a whole; no prices during a trial.
+    usage_prices: UsagePrices = field(default_factory=lambda: NO_USAGE_PRICES, hash=False)
+    usage_month: tuple[int, int] = _ALL_TIME
     # The billing mode as it is written: asked several times a call, where an enumeration is slow.
     mode: str = field(default="", init=False)
 
@@ -306,6 +426,11 @@ class InForce:
     @property
     def is_hard(self) -> bool:
         return self.overage_behavior is OverageBehavior.BLOCK
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether there is no subscription in force, but a paused one."""
+        return self.status is SubscriptionStatus.SUSPENDED
 
 
 @lru_cache(maxsize=1024)
@@ -331,9 +456,6 @@ class _Bounds(NamedTuple):
     valid_until: int
     start: int
     end: int
-
-
-_ALL_TIME = (MIN_MICROS, MAX_MICROS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,22 +486,20 @@ class Terms:
         default_factory=dict, init=False, compare=False, repr=False, hash=False
     )
 
+    # Asked several times of every call, and mostly false.
+    has_quotas: bool = field(default=False, init=False, compare=False, repr=False)
+    has_rate_limits: bool = field(default=False, init=False, compare=False, repr=False)
+
     def __post_init__(self) -> None:
         if self.caps:
             object.__setattr__(self, "_cap_by_member", {(cap.unit, cap.member): cap for cap in self.caps})
         if self.quotas:
             object.__setattr__(self, "_quotas_by_type", _by_type(self.quotas))
+            object.__setattr__(self, "has_quotas", True)
         rates = self._rates()
         if rates:
             object.__setattr__(self, "_rates_by_type", _by_type(rates))
-
-    @property
-    def has_quotas(self) -> bool:
-        return bool(self._quotas_by_type)
-
-    @property
-    def has_rate_limits(self) -> bool:
-        return bool(self._rates_by_type)
+            object.__setattr__(self, "has_rate_limits", True)
 
     def quotas_of(self, resource_type: str) -> tuple[Quota, ...]:
         return self._quotas_by_type.get(resource_type, ())
@@ -411,10 +531,15 @@ class Terms:
         return found
 
     def subscription_at(self, at: datetime) -> Subscription | None:
-        """Return the subscription in force at an instant; of several, the one that started last."""
+        """Return the subscription in force at an instant, as seen then; of several, the one that started last."""
         grace = self.policy.grace_period_days
         in_force = [one for one in self.subscriptions if one.status(at, grace_period_days=grace).is_in_force]
-        return max(in_force, key=lambda one: (one.started_at, one.id), default=None)
+        latest = max(in_force, key=lambda one: (one.started_at, one.id), default=None)
+        return None if latest is None else latest.seen_at(at)
+
+    def billing_zone(self, subscription: Subscription) -> str:
+        """Return the zone in which a subscription's billing periods are cut."""
+        return subscription.timezone or self.policy.zone
 
     def period_rule(self, subscription: Subscription | None) -> PeriodRule:
         """Return how the account's time is cut: by the calendar, or from the subscription's start."""
@@ -480,6 +605,14 @@ class Terms:
             cost_limit = override_cost
         currency = plan.currency if plan is not None else policy.currency
         period = policy.period_kind.value
+        status = self._status(subscription, at)
+        priced, month = NO_USAGE_PRICES, _ALL_TIME
+        if subscription is not None and plan is not None and plan.usage_prices:
+            month = usage_month(subscription, self.billing_zone(subscription), at_micros)
+            valid_from, valid_until = max(valid_from, month[0]), min(valid_until, month[1])
+            # What is tried out is not charged, also where a payment has failed meanwhile.
+            if subscription.trial_ends_at is None or at >= subscription.trial_ends_at:
+                priced = plan.usage_prices
         return InForce(
             valid_from=valid_from,
             valid_until=valid_until,
@@ -492,14 +625,25 @@ class Terms:
             overage_behavior=(plan.overage_behavior if plan is not None else None) or policy.overage_behavior,
             overage_price_per_1k_tokens=plan.overage_price_per_1k_tokens if plan is not None else None,
             billing_mode=subscription.billing_mode if subscription is not None else BillingMode.PLAN,
-            status=subscription.status(at, grace_period_days=policy.grace_period_days) if subscription else None,
+            status=status,
             subscription_id=subscription.id if subscription is not None else None,
             plan_version_id=plan.id if plan is not None else None,
             plan=plan.slug if plan is not None else None,
             tokens_counter=CounterKey(self.billable, "tokens", "", period, period_start),
             cost_counter=CounterKey(self.billable, f"cost:{currency}", "", period, period_start),
             features=plan.features if plan is not None else NO_FEATURES,
+            overage_markup_percent=plan.overage_markup_percent if plan is not None else None,
+            usage_prices=priced,
+            usage_month=month,
         )
+
+    def _status(self, subscription: Subscription | None, at: datetime) -> SubscriptionStatus | None:
+        """Return the status of the subscription in force; SUSPENDED where only a paused one is there."""
+        grace = self.policy.grace_period_days
+        if subscription is not None:
+            return subscription.status(at, grace_period_days=grace)
+        statuses = {one.status(at, grace_period_days=grace) for one in self.subscriptions}
+        return SubscriptionStatus.SUSPENDED if SubscriptionStatus.SUSPENDED in statuses else None
 
     def _overridden(self, at: datetime) -> tuple[int | None, Money | None]:
         """Return the limits that overrides set; of several, the one made last counts, for each limit apart."""

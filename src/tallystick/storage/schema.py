@@ -11,7 +11,7 @@ from tallystick.storage.tables import metadata, terms_revision
 
 __all__ = ["HEAD", "create_schema", "ensure_schema", "migrate_schema", "schema_version"]
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration; a test compares it with the scripts."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")

@@ -140,6 +140,12 @@ def _all(table: Table) -> tuple[str, ...]:
     return tuple(column.name for column in table.columns)
 
 
+def _until(table: Table, last: str) -> tuple[str, ...]:
+    """Return the columns that a new row has, up to `last`: what comes after it is written when it is billed."""
+    columns = _all(table)
+    return columns[: columns.index(last) + 1]
+
+
 _FREED_KEY = ("billable", "key", "hold_id")
 
 # Of a wallet with many grants the first of them are read, and the rest only where these do not suffice.
@@ -189,7 +195,8 @@ SAVES: tuple[Save, ...] = (
     Save("events", tables.usage_events, EVENT_COLUMNS),
     Save("hourly", tables.usage_hourly, _all(tables.usage_hourly), add=ROLLUP_SUMS),
     Save("daily", tables.usage_daily, _all(tables.usage_daily), add=ROLLUP_SUMS),
-    Save("overages", tables.overages, _all(tables.overages)),
+    Save("overages", tables.overages, _until(tables.overages, "is_synced")),
+    Save("usage_charges", tables.usage_charges, _until(tables.usage_charges, "created_at")),
     Save("credit_accounts", tables.credit_accounts, _all(tables.credit_accounts), replace=ACCOUNT_COLUMNS[1:]),
     Save("new_grants", tables.grants, NEW_GRANT_COLUMNS),
     Save("grants", tables.grants, ("remaining", "held", "warned_at", "id"), update_by=("id",)),

@@ -56,6 +56,10 @@ plans = Table(
     _key("slug", nullable=False, unique=True),
     Column("name", Text, nullable=False),
     Column("created_at", _Instant, nullable=False),
+    Column("plan_type", String(20)),  # free, starter, professional, enterprise; NULL: custom
+    Column("description", Text),
+    _key("current_version_id"),  # what new subscribers get; NULL: the newest published version
+    Column("archived_at", _Instant),  # nobody new may subscribe
     sqlite_with_rowid=False,
 )
 
@@ -76,10 +80,14 @@ plan_versions = Table(
     Column("billing_cycle", String(10), nullable=False),
     Column("created_at", _Instant, nullable=False),
     Column("published_at", _Instant),
+    Column("label", Text),
+    Column("overage_markup_percent", Text),  # an exact decimal, on the cost beyond a cost limit
+    Column("usage_prices", Text),  # JSON {"message": {"model": "per_unit", …}}
     Index(None, "plan_id", "version", unique=True),
     sqlite_with_rowid=False,
 )
 
+# `billed_until` is the last billing instant that was carried out, `next_billing_at` when the next one is; NULL: never.
 subscriptions = Table(
     "subscriptions",
     metadata,
@@ -95,7 +103,37 @@ subscriptions = Table(
     Column("term_ends_at", _Instant),
     Column("payment_failed_at", _Instant),
     Column("created_at", _Instant, nullable=False),
+    Column("timezone", Text),  # in which its billing periods are cut; NULL: that of its account
+    Column("billed_until", _Instant),
+    Column("next_billing_at", _Instant),
+    _key("activation_invoice_id"),  # of a pending one: what has to be paid
+    Column("metadata", Text),
     Index(None, "billable", "started_at"),
+    sqlite_with_rowid=False,
+)
+_IS_BILLED = text("next_billing_at IS NOT NULL")
+Index(
+    "ix_subscriptions_next_billing_at",
+    subscriptions.c.next_billing_at,
+    subscriptions.c.id,
+    sqlite_where=_IS_BILLED,
+    postgresql_where=_IS_BILLED,
+)
+
+# From when on a subscription follows another plan version than the one it began with; NULL: it is paused, or lapsed.
+# `anchor_at` is from where its billing periods are counted from then on; NULL: as before.
+subscription_changes = Table(
+    "subscription_changes",
+    metadata,
+    _key("id", primary_key=True),
+    _key("subscription_id", nullable=False),
+    Column("kind", String(10), nullable=False),  # change, pause, resume, lapse
+    Column("starts_at", _Instant, nullable=False),
+    _key("plan_version_id"),
+    Column("anchor_at", _Instant),
+    Column("is_prorated", Boolean, nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    Index(None, "subscription_id", "starts_at", "id"),
     sqlite_with_rowid=False,
 )
 
@@ -453,8 +491,60 @@ overages = Table(
     Column("occurred_at", _Instant, nullable=False),
     Column("created_at", _Instant, nullable=False),
     Column("is_synced", Boolean, nullable=False),
+    _key("invoice_id"),  # the invoice that bills it
+    _key("sync_id"),  # what the gateway calls it
+    Column("synced_at", _Instant),
+    Column("sync_started_at", _Instant),  # it may have reached the gateway since
+    Column("sync_attempts", Integer),
+    Column("sync_error", Text),
     Index(None, "billable", "occurred_at"),
     sqlite_with_rowid=False,
+)
+
+# What a plan's usage prices charge for one event: the difference that it makes to the price of its billing month.
+usage_charges = Table(
+    "usage_charges",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("event_id", nullable=False),
+    _key("subscription_id", nullable=False),
+    _key("plan_version_id", nullable=False),
+    _key("resource_type", nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("amount", _Nanos, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("period_start", _Instant, nullable=False),
+    Column("period_end", _Instant, nullable=False),
+    Column("occurred_at", _Instant, nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    _key("invoice_id"),
+    Index(None, "billable", "occurred_at"),
+    sqlite_with_rowid=False,
+)
+for _table, _open in (
+    (overages, text("invoice_id IS NULL AND sync_started_at IS NULL")),
+    (usage_charges, text("invoice_id IS NULL")),
+):
+    Index(
+        f"ix_{_table.name}_open",
+        _table.c.billable,
+        _table.c.occurred_at,
+        sqlite_where=_open,
+        postgresql_where=_open,
+    )
+    Index(
+        f"ix_{_table.name}_invoice_id",
+        _table.c.invoice_id,
+        sqlite_where=_table.c.invoice_id.isnot(None),
+        postgresql_where=_table.c.invoice_id.isnot(None),
+    )
+_IN_SYNC = text("sync_started_at IS NOT NULL AND synced_at IS NULL")
+Index(
+    "ix_overages_unsynced",
+    overages.c.sync_started_at,
+    sqlite_where=_IN_SYNC,
+    postgresql_where=_IN_SYNC,
 )
 
 # Prepaid credits of one billable in one unit: a currency (then it is a wallet), or a feature ("feature:api-calls").
@@ -714,3 +804,311 @@ for _index, _indexed, _condition in (
     ("ix_outbox_sent", (outbox.c.billable, outbox.c.closed_at), _DONE),
 ):
     Index(_index, *_indexed, sqlite_where=_condition, postgresql_where=_condition)
+
+
+# -- billing ----------------------------------------------------------------------------------------------------------
+
+# What stands on an invoice and in payments beside the ledger of credits. Amounts are nanos; on an invoice what is owed
+# is whole minor units, and what is left of a cent is carried to the next one.
+
+# `carried` is what the last invoice left below a cent, or below zero (before tax); `credit` is money that pays the next
+# invoices (after tax).
+billing_accounts = Table(
+    "billing_accounts",
+    metadata,
+    _key("billable", primary_key=True),
+    Column("currency", String(3), primary_key=True),
+    Column("carried", _Nanos, nullable=False),
+    Column("credit", _Nanos, nullable=False),
+    Column("updated_at", _Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# To whom invoices are addressed, and how they are taxed. What is NULL is that of the tenant, or of the settings.
+billing_details = Table(
+    "billing_details",
+    metadata,
+    _key("billable", primary_key=True),
+    Column("name", Text),
+    Column("email", Text),
+    Column("line1", Text),
+    Column("line2", Text),
+    Column("city", Text),
+    Column("region", Text),
+    Column("postal_code", Text),
+    Column("country", String(2)),
+    Column("tax_id", Text),
+    Column("tax_rate_percent", Text),  # an exact decimal
+    Column("tax_name", Text),
+    Column("is_tax_inclusive", Boolean),
+    Column("is_tax_exempt", Boolean, nullable=False),
+    Column("locale", String(10)),
+    Column("due_days", Integer),
+    Column("notes", Text),
+    Column("created_at", _Instant, nullable=False),
+    Column("updated_at", _Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What waits to be invoiced besides use: fees, prorations, corrections, and what an operator adds.
+invoice_items = Table(
+    "invoice_items",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("subscription_id"),
+    _key("plan_version_id"),
+    _key("invoice_id"),
+    Column("kind", String(12), nullable=False),  # fee, proration, item
+    Column("description", Text),  # NULL: the words of its kind
+    Column("details", Text),  # JSON of what these words name
+    Column("quantity", BigInteger, nullable=False),  # millionths
+    Column("amount", _Nanos, nullable=False),
+    Column("discounted", _Nanos, nullable=False),  # what discounts of its invoice took off it
+    Column("is_discountable", Boolean, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("period_start", _Instant),
+    Column("period_end", _Instant),
+    Column("due_at", _Instant, nullable=False),  # it is put on the first invoice from then on
+    _key("key"),  # of what may be added once
+    Column("created_at", _Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+_OPEN_ITEM, _KEYED = text("invoice_id IS NULL"), text("key IS NOT NULL")
+Index(
+    "ix_invoice_items_open",
+    invoice_items.c.billable,
+    invoice_items.c.due_at,
+    sqlite_where=_OPEN_ITEM,
+    postgresql_where=_OPEN_ITEM,
+)
+Index(
+    "ix_invoice_items_invoice_id",
+    invoice_items.c.invoice_id,
+    sqlite_where=invoice_items.c.invoice_id.isnot(None),
+    postgresql_where=invoice_items.c.invoice_id.isnot(None),
+)
+Index(
+    "ix_invoice_items_subscription_id",
+    invoice_items.c.subscription_id,
+    invoice_items.c.created_at,
+    sqlite_where=invoice_items.c.subscription_id.isnot(None),
+    postgresql_where=invoice_items.c.subscription_id.isnot(None),
+)
+Index(
+    "ix_invoice_items_key",
+    invoice_items.c.billable,
+    invoice_items.c.key,
+    unique=True,
+    sqlite_where=_KEYED,
+    postgresql_where=_KEYED,
+)
+
+# subtotal + carried_in - carried_out = net (tax exclusive) or total (inclusive); net + tax = total;
+# amount due = total - credit_applied. From `issued_at` on none of this changes; what is paid, credited and refunded of
+# it does.
+invoices = Table(
+    "invoices",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("number"),  # NULL: a draft
+    Column("status", String(20), nullable=False),  # draft, pending, paid, cancelled, refunded, partially_refunded
+    Column("currency", String(3), nullable=False),
+    _key("subscription_id"),
+    Column("period_start", _Instant),
+    Column("period_end", _Instant),
+    Column("subtotal", _Nanos, nullable=False),
+    Column("carried_in", _Nanos, nullable=False),
+    Column("carried_out", _Nanos, nullable=False),
+    Column("net", _Nanos, nullable=False),
+    Column("tax", _Nanos, nullable=False),
+    Column("total", _Nanos, nullable=False),
+    Column("credit_applied", _Nanos, nullable=False),
+    Column("amount_paid", _Nanos, nullable=False),
+    Column("amount_credited", _Nanos, nullable=False),  # by credit notes, of what was due
+    Column("amount_refunded", _Nanos, nullable=False),
+    Column("tax_rate_percent", Text),
+    Column("tax_name", Text),
+    Column("is_tax_inclusive", Boolean, nullable=False),
+    Column("details", Text),  # JSON of seller and customer, frozen when it is issued
+    Column("locale", String(10)),
+    Column("notes", Text),
+    Column("metadata", Text),
+    _key("key"),
+    Column("key_input", Text),  # JSON of what a repetition of the key must state again
+    Column("created_at", _Instant, nullable=False),
+    Column("issued_at", _Instant),
+    Column("due_at", _Instant),
+    Column("paid_at", _Instant),
+    Column("voided_at", _Instant),
+    Column("archived_at", _Instant),
+    Index(None, "billable", "created_at", "id"),
+    Index(None, "subscription_id", "period_start"),
+    sqlite_with_rowid=False,
+)
+_IS_OWED = text("status = 'pending'")
+for _index, _of_invoices, _condition, _unique in (
+    ("ix_invoices_owed", (invoices.c.due_at, invoices.c.id), _IS_OWED, False),
+    ("ix_invoices_archivable", (invoices.c.paid_at,), text("archived_at IS NULL AND paid_at IS NOT NULL"), False),
+    ("ix_invoices_number", (invoices.c.number,), text("number IS NOT NULL"), True),
+    ("ix_invoices_key", (invoices.c.billable, invoices.c.key), _KEYED, True),
+):
+    Index(_index, *_of_invoices, unique=_unique, sqlite_where=_condition, postgresql_where=_condition)
+
+invoice_lines = Table(
+    "invoice_lines",
+    metadata,
+    _key("invoice_id", primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(12), nullable=False),  # fee, proration, usage, overage, item, discount
+    Column("description", Text, nullable=False),
+    Column("quantity", BigInteger, nullable=False),  # millionths
+    Column("amount", _Nanos, nullable=False),
+    _key("subscription_id"),
+    _key("plan_version_id"),
+    _key("resource_type"),
+    _key("item_id"),
+    _key("discount_id"),
+    Column("details", Text),
+    Column("period_start", _Instant),
+    Column("period_end", _Instant),
+    sqlite_with_rowid=False,
+)
+
+# The last number that was given in each series of invoices and credit notes: a number is taken in the transaction that
+# issues, so there are no gaps.
+number_series = Table(
+    "number_series",
+    metadata,
+    _key("series", primary_key=True),
+    Column("last_number", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    _key("id", primary_key=True),
+    _key("invoice_id", nullable=False),
+    _key("billable", nullable=False),
+    Column("kind", String(10), nullable=False),  # payment, refund
+    Column("amount", _Nanos, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("method", Text),
+    _key("external_id"),
+    Column("note", Text),
+    Column("occurred_at", _Instant, nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    Index(None, "invoice_id"),
+    sqlite_with_rowid=False,
+)
+_EXTERNAL = text("external_id IS NOT NULL")
+Index(
+    "ix_payments_external_id",
+    payments.c.external_id,
+    payments.c.kind,
+    unique=True,
+    sqlite_where=_EXTERNAL,
+    postgresql_where=_EXTERNAL,
+)
+
+credit_notes = Table(
+    "credit_notes",
+    metadata,
+    _key("id", primary_key=True),
+    _key("number", nullable=False, unique=True),
+    _key("invoice_id", nullable=False),
+    _key("billable", nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("amount", _Nanos, nullable=False),  # with its tax
+    Column("tax", _Nanos, nullable=False),
+    Column("reduces", _Nanos, nullable=False),  # of it: off what was still due
+    Column("refunds", _Nanos, nullable=False),  # of it: paid back
+    Column("credits", _Nanos, nullable=False),  # of it: pays the next invoices
+    Column("reason", Text, nullable=False),
+    Column("details", Text),  # as on the invoice
+    _key("key"),
+    Column("issued_at", _Instant, nullable=False),
+    Index(None, "invoice_id"),
+    Index(None, "billable", "issued_at"),
+    Index(None, "issued_at"),
+    sqlite_with_rowid=False,
+)
+Index(
+    "ix_credit_notes_key",
+    credit_notes.c.invoice_id,
+    credit_notes.c.key,
+    unique=True,
+    sqlite_where=_KEYED,
+    postgresql_where=_KEYED,
+)
+
+# Which reminders and dunning steps of an invoice were taken: each once.
+invoice_steps = Table(
+    "invoice_steps",
+    metadata,
+    _key("invoice_id", primary_key=True),
+    _key("step", primary_key=True),
+    Column("created_at", _Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+coupons = Table(
+    "coupons",
+    metadata,
+    _key("id", primary_key=True),
+    _key("code", nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("percent_off", Text),  # an exact decimal
+    Column("amount_off", _Nanos),
+    Column("currency", String(3)),
+    Column("duration", String(10), nullable=False),  # once, repeating, forever
+    Column("duration_months", Integer),
+    Column("redemptions_max", Integer),
+    Column("redemptions", Integer, nullable=False),
+    Column("redeem_by", _Instant),
+    Column("plans", Text),  # JSON of slugs; NULL: all
+    Column("archived_at", _Instant),
+    Column("created_at", _Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# A coupon that a billable has redeemed, for one subscription or (NULL) for whatever it is invoiced.
+discounts = Table(
+    "discounts",
+    metadata,
+    _key("id", primary_key=True),
+    _key("coupon_id", nullable=False),
+    _key("billable", nullable=False),
+    _key("subscription_id"),
+    Column("starts_at", _Instant, nullable=False),
+    Column("ends_at", _Instant),
+    Column("invoices_left", Integer),  # of one that counts invoices; NULL: until it ends
+    Column("created_at", _Instant, nullable=False),
+    Index(None, "billable"),
+    sqlite_with_rowid=False,
+)
+
+# A token of a gateway, never a card number. What is sensitive is encrypted, with the key that its text names.
+payment_methods = Table(
+    "payment_methods",
+    metadata,
+    _key("id", primary_key=True),
+    _key("billable", nullable=False),
+    _key("gateway", nullable=False),
+    Column("kind", String(20), nullable=False),  # card, pix, boleto, sepa_debit, …
+    Column("token", Text, nullable=False),  # encrypted
+    _key("token_digest", nullable=False),  # a keyed hash, by which the same token is found again
+    Column("holder", Text),  # encrypted
+    Column("brand", Text),
+    Column("last4", String(4)),
+    Column("exp_month", Integer),
+    Column("exp_year", Integer),
+    Column("is_default", Boolean, nullable=False),
+    Column("created_at", _Instant, nullable=False),
+    Column("updated_at", _Instant, nullable=False),
+    Column("removed_at", _Instant),
+    Index(None, "billable"),
+    sqlite_with_rowid=False,
+)

@@ -30,6 +30,7 @@ _LISTS = (
     "new_holds",
     "events",
     "overages",
+    "usage_charges",
     "credit_transactions",
     "ledger_entries",
     "feature_uses",
@@ -130,6 +131,7 @@ class Workspace:
         "returned",
         "started_at",
         "terms",
+        "usage_charges",
         "wallets",
         "wanted_alerts",
         "wanted_counters",
@@ -168,6 +170,7 @@ class Workspace:
         self.hourly: dict[RollupKey, tuple[int, ...]] = {}
         self.daily: dict[RollupKey, tuple[int, ...]] = {}
         self.overages: list[tuple[object, ...]] = []
+        self.usage_charges: list[tuple[object, ...]] = []
         # A batch may give a key to one call, free it and give it to another; it is in one of both, as it is in the end.
         self.kept_keys: dict[tuple[str, str], tuple[object, ...]] = {}
         self.freed_keys: dict[tuple[str, str], tuple[object, ...]] = {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tallystick.storage import tables
+from tallystick.storage.rows import insert_into
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
@@ -19,8 +19,7 @@ _DAY_MICROS = 86_400_000_000
 
 def take_period(connection: Connection, job: str, period_start: int, at: int) -> bool:
     """Say whether this transaction is the first to want a job's period (its start in µs); then it is taken."""
-    dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
-    row = dialect.insert(tables.job_runs).values(job=job, period_start=period_start, created_at=at)
+    row = insert_into(connection, tables.job_runs).values(job=job, period_start=period_start, created_at=at)
     taken = connection.execute(row.on_conflict_do_nothing(), execution_options={"preserve_rowcount": True})
     return bool(taken.rowcount == 1)
 

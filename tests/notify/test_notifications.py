@@ -13,9 +13,11 @@ from sqlalchemy import func, select
 
 from tallystick import AsyncTallystick, FixedClock, Tallystick
 from tallystick.errors import ConfigurationError, IdempotencyConflict, InvalidInput, NotFound, QuotaExceeded
+from tallystick.events import SubscriptionEndingSoon
 from tallystick.notify.erasure import erase_notifications
 from tallystick.notify.kinds import KINDS
 from tallystick.notify.wording import Wordings
+from tallystick.period import parse_instant
 from tallystick.storage import tables
 from tests.notify.conftest import Opener
 from tests.values import money
@@ -112,31 +114,35 @@ def test_what_ends_soon_is_told_once_by_whoever_looks(ts: Tallystick, clock: Fix
     assert (credits.type, credits.subject) == ("credits_expiring", "5.00 USD of your credits expire soon")
     clock.set("2026-01-23T12:00:00Z")
     assert [ts.run_due_jobs().notifications for _ in range(2)] == [1, 0]
+    clock.set("2026-01-26T12:00:00Z")
     ts.subscriptions.cancel("user:1")
-    clock.set("2026-01-28T12:00:00Z")
+    heard: list[SubscriptionEndingSoon] = []
+    ts.on(SubscriptionEndingSoon)(heard.append)
+    clock.set("2026-02-19T12:00:00Z")
     assert [ts.run_due_jobs().notifications for _ in range(2)] == [1, 0]
-    clock.set("2026-02-01T12:00:00Z")
+    assert [one.ends_at for one in heard] == [parse_instant("2026-02-25T12:00:00Z")]
+    clock.set("2026-02-25T12:00:00Z")
     assert [ts.run_due_jobs().notifications for _ in range(2)] == [1, 0]
     ended, ending, trial, _ = ts.notifications.list("user:1")
     assert (trial.type, ending.type, ended.type) == ("trial_ending", "subscription_expiring", "subscription_expired")
     assert trial.message == "Your trial of Pro ends at 2026-01-25 12:00 (UTC)."
-    assert ended.message == "Your subscription to Pro ended at 2026-02-01 00:00 (UTC)."
+    assert ended.message == "Your subscription to Pro ended at 2026-02-25 12:00 (UTC)."
 
 
 def test_a_subscription_that_goes_on_after_all_is_told_of_its_next_end(ts: Tallystick, clock: FixedClock) -> None:
     ts.plans.create("pro")
     ts.subscriptions.create("user:1", "pro")
     ts.subscriptions.cancel("user:1")
-    clock.set("2026-01-28T12:00:00Z")
+    clock.set("2026-02-10T12:00:00Z")
     ts.run_due_jobs()
     ts.subscriptions.resume("user:1")
-    clock.set("2026-02-10T12:00:00Z")
+    clock.set("2026-02-20T12:00:00Z")
     ts.subscriptions.cancel("user:1")
-    clock.set("2026-02-25T12:00:00Z")
+    clock.set("2026-03-10T12:00:00Z")
     ts.run_due_jobs()
     assert [one.metadata["ends_at"] for one in ts.notifications.list("user:1")] == [
-        "2026-03-01T00:00:00Z",
-        "2026-02-01T00:00:00Z",
+        "2026-03-15T12:00:00Z",
+        "2026-02-15T12:00:00Z",
     ]
 
 
@@ -313,10 +319,20 @@ def test_what_is_turned_off_in_the_application_is_kept_and_not_listed(ts: Tallys
 def test_every_type_has_its_words_in_every_language(locale: str) -> None:
     voice = Wordings(None, "en").voice(locale, "UTC")
     at = datetime(2026, 1, 31, 10, 30, tzinfo=UTC)
-    values = dict.fromkeys(("resets_at", "expires_at", "ends_at", "due_date", "grace_until"), at) | {
-        name: name
-        for name in ("resource", "period", "scope", "limit_type", "feature", "plan", "invoice", "url", "reason")
-    }
+    instants = ("resets_at", "expires_at", "ends_at", "due_date", "grace_until", "effective_at")
+    names = (
+        "resource",
+        "period",
+        "scope",
+        "limit_type",
+        "feature",
+        "plan",
+        "previous_plan",
+        "invoice",
+        "url",
+        "reason",
+    )
+    values = dict.fromkeys(instants, at) | {name: name for name in names}
     figures = dict.fromkeys(
         ("used", "limit", "percentage", "remaining", "available", "minimum", "amount"), Decimal("1234.5")
     )

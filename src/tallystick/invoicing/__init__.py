@@ -1,1 +1,1 @@
-"""What is to be charged: overage."""
+"""What customers are billed: charges that wait, invoices, payments, credit notes, coupons, overage."""

@@ -17,6 +17,7 @@ from tallystick.period import PeriodKind, calendar_period, from_micros, parse_ki
 
 if TYPE_CHECKING:
     from tallystick.credits.values import Grant
+    from tallystick.invoicing.values import Invoice, Payment
     from tallystick.plans.terms import Subscription
 
 __all__ = [
@@ -24,8 +25,13 @@ __all__ = [
     "Draft",
     "credits_expiring",
     "draft_of",
+    "invoice_created",
+    "invoice_due",
+    "invoice_overdue",
+    "invoice_paid",
     "payment_failed",
     "payment_succeeded",
+    "plan_changed",
     "subscription_expired",
     "subscription_expiring",
     "trial_ending",
@@ -130,23 +136,98 @@ def subscription_expiring(subscription: Subscription, at: datetime) -> Draft:
     return _of_subscription("subscription_expiring", subscription, subscription.ends_at, at)
 
 
-def subscription_expired(subscription: Subscription, at: datetime) -> Draft:
-    """Tell of a subscription that has ended, once for each end."""
-    return _of_subscription("subscription_expired", subscription, subscription.ends_at, at)
+def subscription_expired(subscription: Subscription, at: datetime, ended_at: datetime | None = None) -> Draft:
+    """Tell of a subscription that has ended, once for each end; `ended_at` is that of its grace period."""
+    return _of_subscription("subscription_expired", subscription, ended_at or subscription.ends_at, at)
 
 
-def payment_failed(subscription: Subscription, grace_until: datetime, at: datetime) -> Draft:
-    """Tell that a payment for a subscription has failed, once for each failure."""
-    values = {"plan": subscription.plan.name, "grace_until": grace_until}
-    metadata = {"subscription_id": subscription.id, "plan": subscription.plan.slug, "grace_until": grace_until}
-    key = f"payment_failed:{subscription.id}:{to_micros(at)}"
-    return Draft(subscription.billable, "payment_failed", at, values, metadata, key)
+def invoice_created(invoice: Invoice, at: datetime) -> Draft:
+    """Tell of a new invoice."""
+    values = {"invoice": invoice.number, "amount": invoice.total, "due_date": invoice.due_at}
+    return Draft(
+        invoice.billable, "invoice_created", at, values, _invoice_metadata(invoice), f"invoice_created:{invoice.id}"
+    )
 
 
-def payment_succeeded(subscription: Subscription, at: datetime) -> Draft:
+def invoice_paid(invoice: Invoice, at: datetime) -> Draft:
+    """Tell that nothing is owed of an invoice any more."""
+    values = {"invoice": invoice.number, "amount": invoice.total}
+    return Draft(invoice.billable, "invoice_paid", at, values, _invoice_metadata(invoice), f"invoice_paid:{invoice.id}")
+
+
+def invoice_due(invoice: Invoice, at: datetime, days_before: int) -> Draft:
+    """Remind of an invoice that is due soon, once for each number of days."""
+    values = {"invoice": invoice.number, "amount": invoice.amount_due, "due_date": invoice.due_at}
+    key = f"invoice_due:{invoice.id}:{days_before}"
+    return Draft(invoice.billable, "invoice_due", at, values, _invoice_metadata(invoice), key)
+
+
+def invoice_overdue(invoice: Invoice, at: datetime, days_after: int, days_overdue: int) -> Draft:
+    """Tell of an invoice that is overdue, and remind of it, once for each number of days."""
+    values = {
+        "invoice": invoice.number,
+        "amount": invoice.amount_due,
+        "due_date": invoice.due_at,
+        "days_overdue": days_overdue,
+    }
+    metadata = {**_invoice_metadata(invoice), "days_overdue": days_overdue}
+    key = f"invoice_overdue:{invoice.id}:{days_after}"
+    return Draft(invoice.billable, "invoice_overdue", at, values, metadata, key)
+
+
+def _invoice_metadata(invoice: Invoice) -> Mapping[str, object]:
+    return {
+        "invoice_id": invoice.id,
+        "number": invoice.number,
+        "amount": invoice.total,
+        "currency": invoice.currency,
+        "amount_due": invoice.amount_due,
+        "due_at": invoice.due_at,
+    }
+
+
+def plan_changed(subscription: Subscription, previous: str, plan: str, effective_at: datetime, at: datetime) -> Draft:
+    """Tell of a change of plan, which may lie ahead."""
+    values = {"plan": plan, "previous_plan": previous, "effective_at": effective_at}
+    return Draft(subscription.billable, "plan_changed", at, values, {**values, "subscription_id": subscription.id})
+
+
+def payment_failed(
+    billable: str,
+    at: datetime,
+    *,
+    subscription: Subscription | None = None,
+    grace_until: datetime | None = None,
+    invoice: Invoice | None = None,
+    reason: str | None = None,
+) -> Draft:
+    """Tell that a payment has failed, once for each failure: for a subscription, for an invoice, or for both."""
+    values: dict[str, object] = {"grace_until": grace_until}
+    metadata: dict[str, object] = {}
+    about = ""
+    if invoice is not None:
+        about = invoice.id
+        values |= {"invoice": invoice.number, "amount": invoice.amount_due}
+        metadata |= {**_invoice_metadata(invoice), "reason": reason}
+    if subscription is not None:
+        about = f"{subscription.id}:{to_micros(at)}"
+        values["plan"] = subscription.plan.name
+        metadata |= {"subscription_id": subscription.id, "plan": subscription.plan.slug, "grace_until": grace_until}
+    return Draft(billable, "payment_failed", at, values, metadata, f"payment_failed:{about}")
+
+
+def payment_succeeded(
+    subscription: Subscription, at: datetime, *, payment: Payment | None = None, invoice: Invoice | None = None
+) -> Draft:
     """Tell that a payment has come after all."""
-    values = {"plan": subscription.plan.name}
-    metadata = {"subscription_id": subscription.id, "plan": subscription.plan.slug}
+    values: dict[str, object] = {"plan": subscription.plan.name}
+    metadata: dict[str, object] = {"subscription_id": subscription.id, "plan": subscription.plan.slug}
+    if payment is not None:
+        values["amount"] = payment.amount
+        metadata["payment_id"] = payment.id
+    if invoice is not None:
+        values["invoice"] = invoice.number
+        metadata |= _invoice_metadata(invoice)
     return Draft(subscription.billable, "payment_success", at, values, metadata)
 
 

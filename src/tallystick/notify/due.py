@@ -6,13 +6,14 @@ Each is found by its date and told once, by its key: whoever looks first tells i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, String, and_, case, cast, delete, exists, literal, or_, select
 
 from tallystick.credits.listing import IS_OPEN
 from tallystick.credits.values import Grant
-from tallystick.events import CreditsExpiring
+from tallystick.events import CreditsExpiring, SubscriptionEndingSoon
 from tallystick.job_runs import is_first_of_the_day
 from tallystick.notify.composing import (
     Draft,
@@ -46,7 +47,10 @@ def tell_what_is_due(engine: Engine) -> int:
     told = 0
     if days and (settings.enabled or engine.read(lambda found: engine.outgoing.hears(found, CreditsExpiring))):
         told += _tell_all(engine, lambda connection: _expiring(connection, now, days))
-    if settings.enabled:
+    is_wanted = engine.handlers.wants(SubscriptionEndingSoon) or engine.read(
+        lambda connection: engine.outgoing.hears(connection, SubscriptionEndingSoon)
+    )
+    if settings.enabled or is_wanted:
         subscriptions = tables.subscriptions.c
         trial, ends = subscriptions.trial_ends_at, _ends_at()
         # A trial that ends with its subscription is told as that end.
@@ -114,8 +118,14 @@ def _tell_all(engine: Engine, find: Callable[[Connection], list[Told]]) -> int:
             return told
 
 
-def _tell(engine: Engine, found: Sequence[Told]) -> list[object]:
-    return engine.lane.transact(lambda connection: list(engine.outgoing.tell(connection, found)))
+def _tell(engine: Engine, found: Sequence[Told]) -> Sequence[object]:
+    written = engine.lane.transact(lambda connection: engine.outgoing.tell(connection, found))
+    # Credits that expire are announced to handlers by a job of their own, which notes it at the grant.
+    told = [one.event for one, row in zip(found, written, strict=True) if row is not None]
+    engine.handlers.send(
+        [one for one in told if isinstance(one, SubscriptionEndingSoon) and engine.handlers.wants(type(one))]
+    )
+    return written
 
 
 def _expiring(connection: Connection, now: int, days: int) -> list[Told]:
@@ -154,11 +164,22 @@ def _ending(
         wanted = {row.id for row in rows}
         terms = load_terms(connection, {row.billable for row in rows}, engine.terms_policy)
         found: list[Subscription] = [
-            one for account in terms.values() for one in account.subscriptions if one.id in wanted
+            one.seen_at(from_micros(now))
+            for account in terms.values()
+            for one in account.subscriptions
+            if one.id in wanted
         ]
-        return [Told(draft(one, from_micros(now)), None) for one in found]
+        return [Told(draft(one, from_micros(now)), _event(draft, one, from_micros(now))) for one in found]
 
     return find
+
+
+def _event(draft: Callable[..., Draft], subscription: Subscription, at: datetime) -> SubscriptionEndingSoon | None:
+    if draft is not subscription_expiring or subscription.ends_at is None:
+        return None
+    return SubscriptionEndingSoon(
+        billable=subscription.billable, at=at, subscription=subscription, ends_at=subscription.ends_at
+    )
 
 
 def _ends_at() -> Any:

@@ -62,7 +62,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind("subscription_expiring", Priority.HIGH, "subscription"),
             Kind("subscription_expired", Priority.URGENT, "subscription"),
             Kind("trial_ending", Priority.HIGH, "subscription"),
+            Kind("invoice_created", Priority.NORMAL, "invoices"),
             Kind("invoice_due", Priority.NORMAL, "invoices"),
+            Kind("invoice_overdue", Priority.URGENT, "invoices"),
+            Kind("invoice_paid", Priority.LOW, "invoices"),
+            Kind("plan_changed", Priority.NORMAL, "subscription"),
             Kind("webhook_disabled", Priority.HIGH, "webhooks"),
         )
     }

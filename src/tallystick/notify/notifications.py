@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, func, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tallystick.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound
 from tallystick.metering.usage import subject_reference
@@ -31,6 +30,7 @@ from tallystick.notify.payload import encoded
 from tallystick.notify.webhook_request import checked_url
 from tallystick.period import from_micros, parse_instant
 from tallystick.storage import tables
+from tallystick.storage.rows import insert_into
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
@@ -230,9 +230,8 @@ class Notifications:
         }
 
         def put(connection: Connection) -> None:
-            dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
             table = tables.notification_preferences
-            insert = dialect.insert(table).values(row)
+            insert = insert_into(connection, table).values(row)
             changed = {"mode": insert.excluded.mode, "updated_at": insert.excluded.updated_at}
             connection.execute(insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed))
 

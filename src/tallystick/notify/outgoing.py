@@ -15,8 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Table, select
 
 from tallystick.events import Event, ProviderCallFailed
 from tallystick.identity import new_id
@@ -31,6 +30,7 @@ from tallystick.notify.wording import Text, Voice, Wordings
 from tallystick.period import from_micros, to_micros
 from tallystick.plans.loading import load_terms
 from tallystick.storage import tables
+from tallystick.storage.rows import insert_into
 
 if TYPE_CHECKING:
     from tallystick.engine import Engine
@@ -165,9 +165,8 @@ class Outgoing:
             billable = notice.quota.billable if isinstance(notice, QuotaReached) else getattr(event, "billable", None)
             yield from self._one(workspace, billable, fact, event, enabled=enabled)
         for answer in answers:
-            in_force = getattr(answer, "in_force", None)
-            if not listens and (in_force is None or (in_force.token_limit is None and in_force.cost_limit is None)):
-                # The usual case: nobody listens, and no limit can have been reached.
+            if not (listens or engine.reaches_limit(answer)):
+                # The usual case: no endpoint listens, and of answers customers are told nothing but limits.
                 continue
             for event in _safely_all(engine.events_of_answer, answer, self.wants):
                 yield from self._one(workspace, event.billable, event, event, enabled=enabled)
@@ -196,37 +195,50 @@ class Outgoing:
         names = {EVENT_NAMES[event_class], EVERY_EVENT}
         return any(names & one.events for one in _endpoints(connection))
 
-    def tell(self, connection: Connection, told: Iterable[Told | WrittenDraft]) -> list[Notification | None]:
-        """Write what goes out because of rare work, inside its transaction.
+    def tell(
+        self, connection: Connection, told: Iterable[Told | WrittenDraft], terms: Mapping[str, Terms] | None = None
+    ) -> list[Notification | None]:
+        """Write what goes out because of rare work, inside its transaction. `terms` are those of all who are told.
 
         Returns the notification of each; None where there is none, or where it was told before, by its key. Then its
         event is not sent again either.
         """
-        return [self._tell_one(connection, one) for one in told]
-
-    def _tell_one(self, connection: Connection, told: Told | WrittenDraft) -> Notification | None:
-        event = told.event if isinstance(told, Told) else None
-        written = told if isinstance(told, WrittenDraft) else None
-        if isinstance(told, Told) and told.draft is not None and (self._settings.enabled or told.draft.key):
-            written = WrittenDraft(told.draft)
-        billable = written.draft.billable if written is not None else event.billable if event is not None else ""
-        endpoints = _endpoints(connection, billable)
+        telling = [(one, self._drafted(one)) for one in told]
+        drafts = [written.draft for _, written in telling if written is not None]
+        endpoints = _endpoints(connection) if telling else ()
+        preferences: Preferences = {}
+        if drafts:
+            billables = {draft.billable for draft in drafts}
+            if terms is None:
+                terms = load_terms(connection, sorted(billables), self._engine.terms_policy)
+            preferences = _preferences(connection, billables)
+        prepared: list[tuple[Event | None, tuple[object, ...] | None, list[tuple[object, ...]]]] = []
+        for one, written in telling:
+            event = one.event if isinstance(one, Told) else None
+            row: tuple[object, ...] | None = None
+            of_row: list[tuple[object, ...]] = []
+            if written is not None:
+                is_shown = isinstance(one, WrittenDraft) or self._settings.enabled
+                reader = self._reader((terms or {})[written.draft.billable])
+                row, of_row = self._written(written, reader, preferences, endpoints, is_shown=is_shown)
+            prepared.append((event, row, of_row))
+        new = _insert_once(connection, [row for _, row, _ in prepared if row is not None])
         messages: list[tuple[object, ...]] = []
-        notification: Notification | None = None
-        if written is not None:
-            terms = load_terms(connection, [billable], self._engine.terms_policy)[billable]
-            preferences = _preferences(connection, {billable})
-            is_shown = isinstance(told, WrittenDraft) or self._settings.enabled
-            row, messages = self._written(written, self._reader(terms), preferences, endpoints, is_shown=is_shown)
-            if not _insert_once(connection, row):
-                return None
-            notification = Notification.from_row(row)
-        if event is not None:
-            messages += self._posted(event, endpoints)
+        for event, row, of_row in prepared:
+            if row is None or row[0] in new:
+                messages += of_row
+                messages += () if event is None else self._posted(event, endpoints)
         if messages:
-            names = [column.name for column in tables.outbox.columns]
-            connection.execute(tables.outbox.insert(), [dict(zip(names, one, strict=True)) for one in messages])
-        return notification
+            connection.execute(tables.outbox.insert(), _by_name(tables.outbox, messages))
+        return [Notification.from_row(row) if row is not None and row[0] in new else None for _, row, _ in prepared]
+
+    def _drafted(self, told: Told | WrittenDraft) -> WrittenDraft | None:
+        """Return what a billable is told; None where it is told nothing. What has a key is noted in any case."""
+        if isinstance(told, WrittenDraft):
+            return told
+        if told.draft is not None and (self._settings.enabled or told.draft.key):
+            return WrittenDraft(told.draft)
+        return None
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -414,12 +426,10 @@ def _next_digest(at: int, zone: str, hour: int) -> int:
     return to_micros(due)
 
 
-def _endpoints(connection: Connection, billable: str | None = None) -> tuple[_Endpoint, ...]:
-    """Read the active endpoints; with a billable, those that may hear of it."""
+def _endpoints(connection: Connection) -> tuple[_Endpoint, ...]:
+    """Read the active endpoints."""
     endpoints = tables.webhook_endpoints.c
     query = select(endpoints.id, endpoints.billable, endpoints.events).where(endpoints.status == "active")
-    if billable is not None:
-        query = query.where(or_(endpoints.billable.is_(None), endpoints.billable == billable))
     rows = connection.execute(query.order_by(endpoints.id)).all()
     return tuple(_Endpoint(row.id, row.billable, frozenset(json.loads(row.events))) for row in rows)
 
@@ -430,13 +440,17 @@ def _preferences(connection: Connection, billables: set[str]) -> Preferences:
     return {(row.billable, row.type, row.channel): Mode(row.mode) for row in rows}
 
 
-def _insert_once(connection: Connection, row: tuple[object, ...]) -> bool:
-    """Insert a notification, and say whether it is the first with its key."""
-    dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
-    names = [column.name for column in tables.notifications.columns]
-    insert = dialect.insert(tables.notifications).values(dict(zip(names, row, strict=True)))
-    inserted = connection.execute(insert.on_conflict_do_nothing(), execution_options={"preserve_rowcount": True})
-    return bool(inserted.rowcount == 1)
+def _insert_once(connection: Connection, rows: Sequence[tuple[object, ...]]) -> set[object]:
+    """Insert notifications, and return the ids of those that are the first with their key."""
+    if not rows:
+        return set()
+    insert = insert_into(connection, tables.notifications).on_conflict_do_nothing().returning(tables.notifications.c.id)
+    return set(connection.execute(insert, _by_name(tables.notifications, rows)).scalars())
+
+
+def _by_name(table: Table, rows: Iterable[tuple[object, ...]]) -> list[dict[str, object]]:
+    names = [column.name for column in table.columns]
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _safely(work: Callable[..., Any], *arguments: object) -> Any:

@@ -12,6 +12,7 @@ from tallystick.identity import new_id
 from tallystick.metering.usage import subject_reference
 from tallystick.notify.channels import WEBHOOK, DeliveryFailed
 from tallystick.notify.delivery import signed_request
+from tallystick.notify.endpoint_secrets import kept
 from tallystick.notify.notification import WebhookEndpoint, WebhookTest
 from tallystick.notify.payload import TEST_EVENT, body_of, event_names
 from tallystick.notify.signature import checked_secret, new_secret
@@ -70,7 +71,7 @@ class Webhooks:
             "url": checked,
             "events": json.dumps(names),
             "description": told,
-            "secret": signing,
+            "secret": kept(self._engine.cipher, signing, endpoint_id),
             "status": "active",
             "created_at": now,
             "updated_at": now,
@@ -146,7 +147,7 @@ class Webhooks:
             raise InvalidInput("old_valid_hours", old_valid_hours, "Give 0 to 720 hours.")
         signing, now = new_secret(), self._engine.now()
         values = {
-            "secret": signing,
+            "secret": kept(self._engine.cipher, signing, id),
             "previous_secret": tables.webhook_endpoints.c.secret,
             "previous_secret_until": now + old_valid_hours * _HOUR,
             "updated_at": now,
@@ -177,6 +178,7 @@ class Webhooks:
 
         Raises:
             NotFound: there is no such endpoint, or it is somebody else's.
+            ConfigurationError: its secret was encrypted with a key that is not there any more.
         """
         endpoint = self._read(id, tenant)
         body = body_of(TEST_EVENT, from_micros(self._engine.now()), {"endpoint_id": id})

@@ -83,7 +83,9 @@ def test_both_colours_have_the_same_names(both: tuple[Tallystick, AsyncTallystic
     assert {"usage", "limits", "plans", "subscriptions", "overages", "pricing"} <= set(namespaces(sync))
     assert {"wallets", "features", "credits", "ledger"} <= set(namespaces(sync))
     for name in namespaces(sync):
-        assert public(getattr(asynchronous, name)) - {"sync"} == public(getattr(sync, name)), name
+        # A namespace may have a method `sync` of its own.
+        ours, theirs = public(getattr(sync, name)), public(getattr(asynchronous, name))
+        assert theirs | {"sync"} == ours | {"sync"}, name
 
 
 def test_both_colours_take_the_same_parameters(both: tuple[Tallystick, AsyncTallystick]) -> None:

@@ -22,7 +22,10 @@ from tallystick.credits.features import Features
 from tallystick.credits.ledger_view import Ledger
 from tallystick.credits.wallets import Wallet, Wallets
 from tallystick.events import Event
+from tallystick.gateways.payment_methods import PaymentMethods
 from tallystick.identity import BillableResolver
+from tallystick.invoicing.coupons import Coupons
+from tallystick.invoicing.invoices import Invoices
 from tallystick.invoicing.overages import Overages
 from tallystick.limits.limits import Limits
 from tallystick.limits.quotas import Quotas
@@ -66,7 +69,7 @@ class threaded(Generic[Namespace, Parameters, Result]):  # noqa: N801  # used as
             return self
 
         async def call(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
-            return await asyncio.to_thread(self.method, instance.sync, *arguments, **keywords)
+            return await asyncio.to_thread(self.method, instance._sync, *arguments, **keywords)
 
         return update_wrapper(call, self.method)
 
@@ -83,8 +86,8 @@ class submitted(threaded[Namespace, Parameters, Result]):  # noqa: N801  # used 
         flow = inspect.unwrap(self.method)
 
         async def call(*arguments: Any, **keywords: Any) -> Any:
-            lane = instance.sync._engine.lane
-            task = asyncio.ensure_future(run_async(flow(instance.sync, *arguments, **keywords), lane))
+            lane = instance._sync._engine.lane
+            task = asyncio.ensure_future(run_async(flow(instance._sync, *arguments, **keywords), lane))
             _running.add(task)
             task.add_done_callback(_finished)
             return await asyncio.shield(task)
@@ -127,14 +130,17 @@ class awaited(Generic[Result]):  # noqa: N801  # used as a function: `balance = 
     def __get__(self, instance: _AsyncNamespace[Any] | None, owner: type) -> Any:
         if instance is None:
             return self
-        return Pending(lambda: self._read(instance.sync))
+        return Pending(lambda: self._read(instance._sync))
 
 
 class _AsyncNamespace(Generic[Namespace]):
     """A namespace whose methods are those of a synchronous one, threaded."""
 
     def __init__(self, sync: Namespace) -> None:
-        self.sync = sync
+        self._sync = sync
+        if not hasattr(type(self), "sync"):
+            # A namespace with a method of this name has it in the place of the synchronous one.
+            self.sync = sync
 
 
 class AsyncUsage(_AsyncNamespace[Usage]):
@@ -214,7 +220,18 @@ class AsyncPlans(_AsyncNamespace[Plans]):
     """`Plans`, awaited."""
 
     create = threaded(Plans.create)
+    new_version = threaded(Plans.new_version)
+    edit_version = threaded(Plans.edit_version)
+    discard_version = threaded(Plans.discard_version)
+    publish = threaded(Plans.publish)
+    update = threaded(Plans.update)
+    archive = threaded(Plans.archive)
+    activate = threaded(Plans.activate)
     get = threaded(Plans.get)
+    version = threaded(Plans.version)
+    diff = threaded(Plans.diff)
+    sync = threaded(Plans.sync)  # type: ignore[assignment]  # in the place of the synchronous one
+    export = threaded(Plans.export)
     list = threaded(Plans.list)
 
 
@@ -228,6 +245,12 @@ class AsyncSubscriptions(_AsyncNamespace[Subscriptions]):
     activate = threaded(Subscriptions.activate)
     cancel = threaded(Subscriptions.cancel)
     resume = threaded(Subscriptions.resume)
+    pause = threaded(Subscriptions.pause)
+    renew = threaded(Subscriptions.renew)
+    change_plan = threaded(Subscriptions.change_plan)
+    preview_change = threaded(Subscriptions.preview_change)
+    migrate = threaded(Subscriptions.migrate)
+    set_metadata = threaded(Subscriptions.set_metadata)
     payment_failed = threaded(Subscriptions.payment_failed)
     payment_succeeded = threaded(Subscriptions.payment_succeeded)
 
@@ -236,6 +259,23 @@ class AsyncOverages(_AsyncNamespace[Overages]):
     """`Overages`, awaited."""
 
     list = threaded(Overages.list)
+    get = threaded(Overages.get)
+    totals = threaded(Overages.totals)
+    sync = threaded(Overages.sync)  # type: ignore[assignment]  # in the place of the synchronous one
+    mark_as_synced = threaded(Overages.mark_as_synced)
+
+
+class AsyncPaymentMethods(_AsyncNamespace[PaymentMethods]):
+    """`PaymentMethods`, awaited."""
+
+    add = threaded(PaymentMethods.add)
+    list = threaded(PaymentMethods.list)
+    get = threaded(PaymentMethods.get)
+    default = threaded(PaymentMethods.default)
+    set_default = threaded(PaymentMethods.set_default)
+    remove = threaded(PaymentMethods.remove)
+    expiring = threaded(PaymentMethods.expiring)
+    token = threaded(PaymentMethods.token)
 
 
 class AsyncWallet(_AsyncNamespace[Wallet]):
@@ -339,6 +379,48 @@ class AsyncLedger(_AsyncNamespace[Ledger]):
     reverse = threaded(Ledger.reverse)
 
 
+class AsyncCoupons(_AsyncNamespace[Coupons]):
+    """`Coupons`, awaited."""
+
+    create = threaded(Coupons.create)
+    get = threaded(Coupons.get)
+    archive = threaded(Coupons.archive)
+    redeem = threaded(Coupons.redeem)
+    discounts = threaded(Coupons.discounts)
+    remove = threaded(Coupons.remove)
+    list = threaded(Coupons.list)
+
+
+class AsyncInvoices(_AsyncNamespace[Invoices]):
+    """`Invoices`, awaited."""
+
+    create = threaded(Invoices.create)
+    finalize = threaded(Invoices.finalize)
+    generate = threaded(Invoices.generate)
+    preview = threaded(Invoices.preview)
+    billing_details = threaded(Invoices.billing_details)
+    set_billing_details = threaded(Invoices.set_billing_details)
+    add_item = threaded(Invoices.add_item)
+    items = threaded(Invoices.items)
+    remove_item = threaded(Invoices.remove_item)
+    bill_now = threaded(Invoices.bill_now)
+    get = threaded(Invoices.get)
+    update = threaded(Invoices.update)
+    void = threaded(Invoices.void)
+    archive = threaded(Invoices.archive)
+    record_payment = threaded(Invoices.record_payment)
+    payment_failed = threaded(Invoices.payment_failed)
+    refund = threaded(Invoices.refund)
+    credit = threaded(Invoices.credit)
+    credit_notes = threaded(Invoices.credit_notes)
+    get_credit_note = threaded(Invoices.get_credit_note)
+    account = threaded(Invoices.account)
+    payments = threaded(Invoices.payments)
+    pdf = threaded(Invoices.pdf)
+    credit_note_pdf = threaded(Invoices.credit_note_pdf)
+    list = threaded(Invoices.list)
+
+
 class AsyncTenants(_AsyncNamespace[Tenants]):
     """`Tenants`, awaited."""
 
@@ -418,6 +500,9 @@ class AsyncTallystick(_AsyncNamespace[Tallystick]):
         self.credits = AsyncCredits(self.sync.credits)
         self.ledger = AsyncLedger(self.sync.ledger)
         self.overages = AsyncOverages(self.sync.overages)
+        self.invoices = AsyncInvoices(self.sync.invoices)
+        self.coupons = AsyncCoupons(self.sync.coupons)
+        self.payment_methods = AsyncPaymentMethods(self.sync.payment_methods)
         self.notifications = AsyncNotifications(self.sync.notifications)
         self.webhooks = AsyncWebhooks(self.sync.webhooks)
         self.tenants = AsyncTenants(self.sync.tenants)
@@ -428,6 +513,7 @@ class AsyncTallystick(_AsyncNamespace[Tallystick]):
 
     run_due_jobs = threaded(Tallystick.run_due_jobs)
     doctor = threaded(Tallystick.doctor)
+    rotate_keys = threaded(Tallystick.rotate_keys)
 
     def wrap(
         self,

@@ -15,8 +15,13 @@ from tallystick.doctor import Diagnosis, examine
 from tallystick.due_jobs import DueJobs, run_due_jobs
 from tallystick.engine import Engine
 from tallystick.events import Event
+from tallystick.gateways.driver import load_driver
+from tallystick.gateways.payment_methods import PaymentMethods
 from tallystick.identity import BillableResolver
+from tallystick.invoicing.coupons import Coupons
+from tallystick.invoicing.invoices import Invoices
 from tallystick.invoicing.overages import Overages
+from tallystick.key_rotation import rotate_keys
 from tallystick.limits.limits import Limits
 from tallystick.limits.quotas import Quotas
 from tallystick.limits.rates import RateLimits
@@ -55,7 +60,7 @@ class Tallystick:
         overrides: any setting by name: `enforcement="shadow"`, `billing={"currency": "EUR"}`.
 
     Raises:
-        ConfigurationError: for an unknown or wrong setting.
+        ConfigurationError: for an unknown or wrong setting; for a provider or a driver that cannot be imported.
         SchemaOutOfDate: the schema is newer than this version, or older and `auto_migrate` is off.
         StorageError: the database cannot be opened.
     """
@@ -84,9 +89,13 @@ class Tallystick:
         self.credits = Credits(self._engine)
         self.ledger = Ledger(self._engine)
         self.overages = Overages(self._engine)
+        self.invoices = Invoices(self._engine)
+        self.coupons = Coupons(self._engine)
+        self.payment_methods = PaymentMethods(self._engine)
         self.notifications = Notifications(self._engine)
         self.webhooks = Webhooks(self._engine)
         self.tenants = Tenants(self._engine)
+        self._use_driver()
 
     @property
     def clock(self) -> Clock:
@@ -142,27 +151,50 @@ class Tallystick:
         self._engine.tenant_resolver = resolver
         return resolver
 
-    def run_due_jobs(self) -> DueJobs:
+    def run_due_jobs(self, *, stopping: Callable[[], bool] | None = None) -> DueJobs:
         """Do what is due by the clock. Safe to run anywhere, and often.
 
         Holds that ran out are released and reported, credits that ran out are posted, and those that will run out soon
-        are announced, as is the report of a month that has ended, where a handler listens. Customers are told of trials
-        and subscriptions that end, and messages that are due are delivered, for a minute at most.
+        are announced, as is the report of a month that has ended, where a handler listens. Subscriptions are renewed
+        and invoiced, customers reminded of what they owe, and told of trials and subscriptions that end. Messages that
+        are due are delivered, for a minute at most.
+
+        Each job is on its own: one that fails is logged, the others go on, and then its error is raised; the error's
+        `done` is what was done. `stopping` is asked between portions; once it says yes, the rest is left for next time.
         """
-        return run_due_jobs(self._engine)
+        return run_due_jobs(self._engine, stopping=stopping)
 
     def doctor(self, *, prices: bool = True) -> Diagnosis:
         """Recompute what stands beside the records, and report any drift in `.findings`.
 
-        Counters, holds, rollups and overages follow from the events; the balances, grants, statements and allowances of
-        credits from the ledger. With `prices`, every event's cost is computed again from the price that it keeps, which
-        reads all events.
+        Counters, holds, rollups and overages follow from the events, the quantities of usage prices from what was
+        charged, and the balances, grants, statements and allowances of credits from the ledger. With
+        `prices`, every event's cost is computed again from the price that it keeps, which reads all events.
         """
         return examine(self._engine, prices=prices)
+
+    def rotate_keys(self) -> int:
+        """Encrypt everything that is kept encrypted with the first of `security.encryption_keys`; return how much was.
+
+        Afterwards the other keys are needed no more. Secrets of webhooks from before there was a key are encrypted too.
+        It goes in portions, and may be interrupted and run again: the second time there is nothing to do.
+
+        Raises:
+            ConfigurationError: there is no key, or something needs one that is not there any more; the rest is done.
+            StorageError: something that is kept was changed or damaged; the rest is done.
+        """
+        return rotate_keys(self._engine)
 
     def close(self) -> None:
         """Carry out what is waiting and close the database. Closing twice is harmless."""
         self._engine.close()
+
+    def _use_driver(self) -> None:
+        try:
+            self._engine.use_driver(load_driver(self.settings.billing.driver, self))
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -39,6 +39,12 @@ def test_a_plan_is_created_with_all_its_terms(database_url: str) -> None:
         "price": {"amount": "99.00", "currency": "USD"},
         "billing_cycle": "yearly",
         "features": [],
+        "label": None,
+        "overage_markup_percent": None,
+        "usage_prices": {},
+        "plan_type": "custom",
+        "description": None,
+        "archived_at": None,
     }
     assert [plan["slug"] for plan in answer("plans", "list", "--database", database_url)["plans"]] == ["pro"]
     said = succeed("plans", "list", "--database", database_url)

@@ -120,6 +120,7 @@ def _cost_sentences(explanation: Any) -> list[str]:
         what = f"{count(over.tokens)} tokens beyond the limit" if over.tokens else f"beyond the {over.limit_type} limit"
         rate = f" at {over.price_per_1k_tokens:f} for 1,000" if over.price_per_1k_tokens is not None else ""
         sentences.append(f"Overage      {amount(over.amount)}: {what}{rate} ({over.id})")
+    sentences += [f"Charged      {charge}" for charge in explanation.usage_charges]
     sentences += [f"Paid         {share}" for share in explanation.credits]
     for correction in explanation.corrections:
         changed = f"{count(correction.quantity)} {correction.resource_type}"

@@ -16,6 +16,8 @@ help: ## Say what each target does
 
 demo: $(INSTALLED) ## See Tallystick at work, with a provider that answers on this machine
 	@$(BIN)/tallystick demo
+	@echo; echo "And half a year of a business that sells plans, in seconds (tallystick simulate):"; echo
+	@$(BIN)/tallystick simulate
 
 test: lint ## Check style and types, then run all tests, on SQLite and on a real PostgreSQL
 	@$(BIN)/python -m pytest

@@ -5,9 +5,7 @@ many provider calls really happened.
 
     server.py      listens, waits, fails on request, and counts
     connection.py  HTTP/1.1
-    call.py        a request as it is read: text, tokens, prompt cache
-    answer.py      what is invented for it
-    endpoints.py   who answers which path; below it one file for each provider's wire format
+    endpoints.py   who answers which path: the wire formats of `tallystick.provider_answers`, and a home-made one
 
 Answering is pure: a call goes in, the finished bytes of a reply come out, and the server alone decides when they are
 sent.

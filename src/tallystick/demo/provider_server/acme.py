@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from tallystick.demo.provider_server.answer import compose, encoded
-from tallystick.demo.provider_server.call import Call, JsonObject, tokens_of
-from tallystick.demo.provider_server.connection import RefusedError, Reply
-from tallystick.demo.provider_server.endpoint import Endpoint, Provider
+from tallystick.provider_answers.answer import compose, encoded
+from tallystick.provider_answers.call import Call, JsonObject, tokens_of
+from tallystick.provider_answers.endpoint import Endpoint, Provider
+from tallystick.provider_answers.reply import RefusedError, Reply
 
 __all__ = ["ACME", "ENDPOINTS"]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from tallystick.demo.provider_server import acme, anthropic, gemini, mistral, openai
+from tallystick.demo.provider_server import acme
 from tallystick.demo.provider_server.acme import ACME
-from tallystick.demo.provider_server.anthropic import ANTHROPIC
-from tallystick.demo.provider_server.endpoint import Endpoint, Provider
-from tallystick.demo.provider_server.gemini import GEMINI
-from tallystick.demo.provider_server.mistral import MISTRAL
-from tallystick.demo.provider_server.openai import OPENAI
+from tallystick.provider_answers import anthropic, gemini, mistral, openai
+from tallystick.provider_answers.anthropic import ANTHROPIC
+from tallystick.provider_answers.endpoint import Endpoint, Provider
+from tallystick.provider_answers.gemini import GEMINI
+from tallystick.provider_answers.mistral import MISTRAL
+from tallystick.provider_answers.openai import OPENAI
 
 __all__ = ["ENDPOINTS", "provider_for"]
 

@@ -7,17 +7,19 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from tallystick.demo.provider_server.call import Call, PromptCache
-from tallystick.demo.provider_server.connection import Connection, RefusedError, Reply, Request
-from tallystick.demo.provider_server.endpoint import Endpoint, read_call
+from tallystick.demo.provider_server.connection import Connection
 from tallystick.demo.provider_server.endpoints import ENDPOINTS, provider_for
-from tallystick.demo.provider_server.openai_models import openai_models
 from tallystick.errors import Conflict, InvalidInput
+from tallystick.provider_answers.call import Call, PromptCache
+from tallystick.provider_answers.endpoint import Endpoint, read_call
+from tallystick.provider_answers.openai_models import openai_models
+from tallystick.provider_answers.reply import RefusedError, Reply, Request
 
 __all__ = ["ProviderServer", "ServedRequest"]
 
@@ -215,7 +217,9 @@ class ProviderServer:
         self, endpoint: Endpoint, match: re.Match[str], request: Request, connection: Connection
     ) -> None:
         number = self._traffic.arrive()
-        call = read_call(endpoint, match, request, number=number, seed=self.seed, cache=self._cache)
+        call = read_call(
+            endpoint, match, request, number=number, seed=self.seed, cache=self._cache, created=int(time.time())
+        )
         try:
             self._refuse_if_asked(endpoint, request, call)
             reply = endpoint.answer(call)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tallystick.demo.provider_server.answer import Answer, compose, data_event, encoded
-from tallystick.demo.provider_server.call import Call, JsonObject, field_of, prompt_of, tokens_of
-from tallystick.demo.provider_server.connection import RefusedError, Reply
-from tallystick.demo.provider_server.endpoint import Endpoint, Provider
+from tallystick.provider_answers.answer import Answer, compose, data_event, encoded
+from tallystick.provider_answers.call import Call, JsonObject, field_of, prompt_of, tokens_of
+from tallystick.provider_answers.endpoint import Endpoint, Provider
+from tallystick.provider_answers.reply import RefusedError, Reply
 
 __all__ = ["ENDPOINTS", "GEMINI"]
 

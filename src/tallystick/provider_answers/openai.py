@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from tallystick.demo.provider_server.call import JsonObject
-from tallystick.demo.provider_server.endpoint import Endpoint, Provider
-from tallystick.demo.provider_server.openai_chat import openai_chat
-from tallystick.demo.provider_server.openai_embeddings import openai_embeddings
-from tallystick.demo.provider_server.openai_responses import openai_responses
+from tallystick.provider_answers.call import JsonObject
+from tallystick.provider_answers.endpoint import Endpoint, Provider
+from tallystick.provider_answers.openai_chat import openai_chat
+from tallystick.provider_answers.openai_embeddings import openai_embeddings
+from tallystick.provider_answers.openai_responses import openai_responses
 
 __all__ = ["ENDPOINTS", "OPENAI"]
 

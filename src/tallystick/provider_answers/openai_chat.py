@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tallystick.demo.provider_server.answer import compose
-from tallystick.demo.provider_server.call import Call, JsonObject, prompt_of, tokens_of
-from tallystick.demo.provider_server.chat import Chat
-from tallystick.demo.provider_server.connection import RefusedError, Reply
-from tallystick.demo.provider_server.openai_models import thinking_tokens_of
+from tallystick.provider_answers.answer import compose
+from tallystick.provider_answers.call import Call, JsonObject, prompt_of, tokens_of
+from tallystick.provider_answers.chat import Chat
+from tallystick.provider_answers.openai_models import thinking_tokens_of
+from tallystick.provider_answers.reply import RefusedError, Reply
 
 __all__ = ["openai_chat"]
 

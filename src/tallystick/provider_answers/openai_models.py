@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from tallystick.demo.provider_server.answer import DATED_MODELS, encoded
-from tallystick.demo.provider_server.call import Call
-from tallystick.demo.provider_server.connection import Reply
+from tallystick.provider_answers.answer import DATED_MODELS, encoded
+from tallystick.provider_answers.call import Call
+from tallystick.provider_answers.reply import Reply
 
 __all__ = ["REASONING_MODEL", "openai_models", "thinking_tokens_of"]
 

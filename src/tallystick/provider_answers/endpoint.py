@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tallystick.demo.provider_server.answer import encoded
-from tallystick.demo.provider_server.call import Call, JsonObject, PromptCache
-from tallystick.demo.provider_server.connection import RefusedError, Reply, Request
+from tallystick.provider_answers.answer import encoded
+from tallystick.provider_answers.call import Call, JsonObject, PromptCache
+from tallystick.provider_answers.reply import RefusedError, Reply, Request
 
-__all__ = ["Endpoint", "Provider", "read_call"]
+__all__ = ["Endpoint", "Provider", "digest_of", "read_call"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +46,39 @@ class Endpoint:
 
 
 def read_call(
-    endpoint: Endpoint, match: re.Match[str], request: Request, *, number: int, seed: int, cache: PromptCache
+    endpoint: Endpoint,
+    match: re.Match[str],
+    request: Request,
+    *,
+    number: int,
+    seed: int,
+    cache: PromptCache,
+    created: int,
 ) -> Call:
     """Read a request to an endpoint. The seed and what was asked decide the digest, and with it the answer."""
     body = _json_object(request.body)
     in_path = match.groupdict()
     model = in_path.get("model") or body.get("model")
     is_stream = in_path["action"] == "streamGenerateContent" if "action" in in_path else body.get("stream") is True
-    # Streaming is a way of sending, not another question: it must not change the answer.
-    question = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
-    digested = json.dumps([seed, endpoint.provider.name, endpoint.name, model, question], sort_keys=True)
     return Call(
         number=number,
         seed=seed,
-        digest=hashlib.blake2b(digested.encode(), digest_size=12).digest(),
+        digest=digest_of(endpoint, model, body, seed=seed),
         model=model if isinstance(model, str) else "",
         is_stream=is_stream,
         query=request.query,
         body=body,
         cache=cache,
+        created=created,
     )
+
+
+def digest_of(endpoint: Endpoint, model: object, body: JsonObject, *, seed: int) -> bytes:
+    """Return what decides the answer: the seed and what was asked."""
+    # Streaming is a way of sending, not another question: it must not change the answer.
+    question = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
+    digested = json.dumps([seed, endpoint.provider.name, endpoint.name, model, question], sort_keys=True)
+    return hashlib.blake2b(digested.encode(), digest_size=12).digest()
 
 
 def _json_object(content: bytes) -> JsonObject:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tallystick.demo.provider_server.answer import Answer, compose, dated, encoded, named_event, now_seconds
-from tallystick.demo.provider_server.call import Call, JsonObject, prompt_of, tokens_of
-from tallystick.demo.provider_server.connection import Reply
-from tallystick.demo.provider_server.openai_models import REASONING_MODEL, thinking_tokens_of
+from tallystick.provider_answers.answer import Answer, compose, dated, encoded, named_event
+from tallystick.provider_answers.call import Call, JsonObject, prompt_of, tokens_of
+from tallystick.provider_answers.openai_models import REASONING_MODEL, thinking_tokens_of
+from tallystick.provider_answers.reply import Reply
 
 __all__ = ["openai_responses"]
 
@@ -108,7 +108,7 @@ class _Response:
         return {
             "id": self.call.identifier("resp_"),
             "object": "response",
-            "created_at": now_seconds(),
+            "created_at": self.call.created,
             "status": status,
             "error": None,
             "incomplete_details": incomplete_details,

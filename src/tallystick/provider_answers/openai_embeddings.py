@@ -8,9 +8,9 @@ import json
 import math
 import struct
 
-from tallystick.demo.provider_server.answer import encoded
-from tallystick.demo.provider_server.call import Call, tokens_of
-from tallystick.demo.provider_server.connection import RefusedError, Reply
+from tallystick.provider_answers.answer import encoded
+from tallystick.provider_answers.call import Call, tokens_of
+from tallystick.provider_answers.reply import RefusedError, Reply
 
 __all__ = ["openai_embeddings"]
 

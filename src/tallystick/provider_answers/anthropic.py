@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tallystick.demo.provider_server.answer import Answer, compose, dated, encoded, named_event
-from tallystick.demo.provider_server.call import Call, JsonObject, bytes_of, field_of, list_of, text_of, tokens_of
-from tallystick.demo.provider_server.connection import Reply
-from tallystick.demo.provider_server.endpoint import Endpoint, Provider
+from tallystick.provider_answers.answer import Answer, compose, dated, encoded, named_event
+from tallystick.provider_answers.call import Call, JsonObject, bytes_of, field_of, list_of, text_of, tokens_of
+from tallystick.provider_answers.endpoint import Endpoint, Provider
+from tallystick.provider_answers.reply import Reply
 
 __all__ = ["ANTHROPIC", "ENDPOINTS"]
 

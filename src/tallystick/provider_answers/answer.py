@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from dataclasses import dataclass
 
-from tallystick.demo.provider_server.call import CHARACTERS_PER_TOKEN, Call, JsonObject, tokens_of
+from tallystick.provider_answers.call import CHARACTERS_PER_TOKEN, Call, JsonObject, tokens_of
 
-__all__ = ["DATED_MODELS", "Answer", "compose", "data_event", "dated", "encoded", "named_event", "now_seconds"]
+__all__ = ["DATED_MODELS", "Answer", "compose", "data_event", "dated", "encoded", "named_event"]
 
 SENTENCES = (
     "A tally stick keeps its notches, so both halves have to agree.",
@@ -52,8 +51,12 @@ class Answer:
 def compose(call: Call, *, input_tokens: int, tokens_max: int | None, thinking_tokens: int = 0) -> Answer:
     """Invent an answer: longer for a longer prompt, in whole sentences unless the maximum cuts it.
 
-    Thinking comes first and counts against the maximum, so it can leave no room for any text.
+    Thinking comes first and counts against the maximum, so it can leave no room for any text. Where the call says how
+    long its answer is, it is exactly that long, whatever was asked for.
     """
+    if call.output_tokens is not None:
+        thinking_tokens = min(thinking_tokens, call.output_tokens)
+        return Answer(_words(call.output_tokens - thinking_tokens), thinking_tokens, is_cut=False)
     target = 16 + call.pick("length", 48) + min(input_tokens // 4, 160)
     sentence = call.pick("sentence", len(SENTENCES))
     # A stride that shares no factor with the number of sentences visits each of them before any repeats.
@@ -68,6 +71,13 @@ def compose(call: Call, *, input_tokens: int, tokens_max: int | None, thinking_t
     return Answer(text[: (tokens_max - thinking_tokens) * CHARACTERS_PER_TOKEN], thinking_tokens, is_cut=True)
 
 
+def _words(tokens: int) -> str:
+    """Return text of exactly so many tokens."""
+    characters = tokens * CHARACTERS_PER_TOKEN
+    text = " ".join(SENTENCES) + " "
+    return (text * (characters // len(text) + 1))[:characters]
+
+
 def encoded(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
@@ -78,10 +88,6 @@ def data_event(value: object) -> bytes:
 
 def named_event(value: JsonObject) -> bytes:
     return f"event: {value['type']}\n".encode() + data_event(value)
-
-
-def now_seconds() -> int:
-    return int(time.time())
 
 
 # The services answer with the dated name of what they ran, where the request gave the undated one.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tallystick.demo.provider_server.answer import compose
-from tallystick.demo.provider_server.call import Call, JsonObject, prompt_of, tokens_of
-from tallystick.demo.provider_server.chat import Chat
-from tallystick.demo.provider_server.connection import Reply
-from tallystick.demo.provider_server.endpoint import Endpoint, Provider
+from tallystick.provider_answers.answer import compose
+from tallystick.provider_answers.call import Call, JsonObject, prompt_of, tokens_of
+from tallystick.provider_answers.chat import Chat
+from tallystick.provider_answers.endpoint import Endpoint, Provider
+from tallystick.provider_answers.reply import Reply
 
 __all__ = ["ENDPOINTS", "MISTRAL"]
 

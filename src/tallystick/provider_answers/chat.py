@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tallystick.demo.provider_server.answer import Answer, data_event, dated, encoded, now_seconds
-from tallystick.demo.provider_server.call import Call, JsonObject
-from tallystick.demo.provider_server.connection import Reply
+from tallystick.provider_answers.answer import Answer, data_event, dated, encoded
+from tallystick.provider_answers.call import Call, JsonObject
+from tallystick.provider_answers.reply import Reply
 
 __all__ = ["Chat"]
 
@@ -47,7 +47,7 @@ class Chat:
         return {**self._envelope("chat.completion.chunk"), "choices": [], "usage": self.usage}
 
     def _envelope(self, kind: str) -> JsonObject:
-        return {"id": self.id, "object": kind, "created": now_seconds(), "model": dated(self.call.model)}
+        return {"id": self.id, "object": kind, "created": self.call.created, "model": dated(self.call.model)}
 
     def _reply(self, chunks: list[bytes]) -> Reply:
         return Reply(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tallystick.demo.provider_server.connection import RefusedError
+from tallystick.provider_answers.reply import RefusedError
 
 __all__ = [
     "CHARACTERS_PER_TOKEN",
@@ -56,7 +56,10 @@ class PromptCache:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to an endpoint, read. `digest` decides everything that looks like chance."""
+    """A request to an endpoint, read. `digest` decides everything that looks like chance.
+
+    `created` is when it came, in seconds since 1970. `output_tokens` says how long the answer is, where that is known.
+    """
 
     number: int
     seed: int
@@ -66,6 +69,8 @@ class Call:
     query: Mapping[str, str]
     body: JsonObject
     cache: PromptCache
+    created: int
+    output_tokens: int | None = None
 
     def pick(self, what: str, choices: int) -> int:
         """Return a number below `choices` that this seed and body always give for `what`."""

@@ -5,6 +5,7 @@ Months are of the UTC calendar, amounts are whole tokens and whole cents. It sha
 
 from __future__ import annotations
 
+from calendar import monthrange
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -27,11 +28,19 @@ class Subscription:
     number: int
     cancels_at: datetime | None = None
     payment_failed_at: datetime | None = None
+    # From where its paid months are counted: its start, or when it came back.
+    paid_since: datetime | None = None
 
     def is_in_force(self, at: datetime) -> bool:
         if at < self.started_at or (self.cancels_at is not None and at >= self.cancels_at):
             return False
-        return self.payment_failed_at is None or at < self.payment_failed_at + GRACE
+        return not self.has_lapsed(at)
+
+    def has_lapsed(self, at: datetime) -> bool:
+        return self.payment_failed_at is not None and at >= self.payment_failed_at + GRACE
+
+    def paid_until(self, at: datetime) -> datetime:
+        return next_anniversary(self.paid_since or self.started_at, at)
 
 
 @dataclass
@@ -199,6 +208,18 @@ class Account:
 
 def same_month(one: datetime, other: datetime) -> bool:
     return (one.year, one.month) == (other.year, other.month)
+
+
+def next_anniversary(since: datetime, at: datetime) -> datetime:
+    """The first of the instants a month, two months, … after `since` that lies after `at`; short months end earlier."""
+    months = 0
+    while True:
+        months += 1
+        year, month = divmod(since.year * 12 + since.month - 1 + months, 12)
+        day = min(since.day, monthrange(year, month + 1)[1])
+        found = since.replace(year=year, month=month + 1, day=day)
+        if found > at:
+            return found
 
 
 def next_month(at: datetime) -> datetime:

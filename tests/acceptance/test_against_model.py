@@ -282,10 +282,10 @@ class Engine(RuleBasedStateMachine):
         if current is None or (current.cancels_at is not None and current.cancels_at <= self.now):
             return
         self.ts.subscriptions.cancel(name, immediately=immediately)
-        if immediately:
+        if immediately or current.has_lapsed(self.now):
             current.cancels_at = self.now
         elif current.cancels_at is None:
-            current.cancels_at = next_month(self.now)
+            current.cancels_at = current.paid_until(self.now)
 
     @rule(name=names)
     def resume(self, name: str) -> None:
@@ -302,6 +302,8 @@ class Engine(RuleBasedStateMachine):
             return
         if not fails:
             self.ts.subscriptions.payment_succeeded(name)
+            if current.has_lapsed(self.now) and current.cancels_at is None:
+                current.paid_since = self.now
             current.payment_failed_at = None
         elif current.cancels_at is None or current.cancels_at > self.now:
             self.ts.subscriptions.payment_failed(name)

@@ -24,8 +24,8 @@ from benchmarks.report import as_json, print_table
 from benchmarks.rounds import OTHERS_SHARE_MAX, Pace, Turns
 
 PRICING = "pricing"
-THOROUGH = Pace(rounds=5, turns_max=7, round_seconds=0.8, history=1_000_000)
-QUICK = Pace(rounds=3, turns_max=4, round_seconds=0.25, history=100_000, is_examined=True)
+THOROUGH = Pace(rounds=5, turns_max=7, round_seconds=0.8, history=1_000_000, subscriptions=10_000)
+QUICK = Pace(rounds=3, turns_max=4, round_seconds=0.25, history=100_000, subscriptions=1_000, is_examined=True)
 _PROFILE_SECONDS = 2.0
 
 
@@ -40,7 +40,10 @@ class Which(StrEnum):
 def main(
     *,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Short rounds, 100,000 events or entries of history, examined by the doctor")
+        bool,
+        typer.Option(
+            "--quick", help="Short rounds, 100,000 events of history, 1,000 subscriptions; examined by the doctor"
+        ),
     ] = False,
     only: Annotated[
         list[str] | None,
@@ -50,7 +53,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every round's figures here")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time goes instead of measuring")] = False,
 ) -> None:
-    """Measure holds, settlements and deductions beside raw drivers that write the same rows as durably."""
+    """Measure holds, settlements, deductions and invoices beside raw drivers that write the same rows as durably."""
     cases = _chosen(only)
     console = Console(width=max(Console().width, 150) if not Console().is_terminal else None)
     if only and PRICING in only:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.billing import billing
 from benchmarks.comparison import Case, Comparison, Race
 from benchmarks.credits import DEDUCTIONS, credits
 from benchmarks.floors import GroupWriter, PairWriter
@@ -133,4 +134,5 @@ CASES = (
     *(Case(race.__name__, race) for race in (one_caller, threads, tasks, hot, history)),
     Case("credits", credits, work=DEDUCTIONS),
     Case("quotas", quotas, work=CONSUMPTIONS),
+    Case("billing", billing),
 )

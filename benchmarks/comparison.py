@@ -11,7 +11,7 @@ from benchmarks.databases import Database, Databases
 from benchmarks.floors import GroupWriter, PairWriter, PlpgsqlCallers, SqliteCallers
 from benchmarks.history import write_history
 from benchmarks.lane import PAIRS, Ours
-from benchmarks.rounds import Contestant, Round, Spread, Turns, rates, ratios
+from benchmarks.rounds import Contestant, Limit, Round, Spread, Turns, rates, ratios
 from benchmarks.work import Work
 
 __all__ = ["Case", "Comparison", "Race"]
@@ -90,11 +90,20 @@ class Race:
         kind: type[PairWriter | GroupWriter],
         billables: Sequence[str],
     ) -> Contestant:
-        return self.closing(kind(self.fresh(kind.__name__), billables))
+        return self.raw(self.closing(kind(self.fresh(kind.__name__), billables)))
 
     def callers(self, billables: Sequence[str], callers: int) -> Contestant:
         kind = SqliteCallers if self.databases.kind == "sqlite" else PlpgsqlCallers
-        return self.closing(kind(self.fresh(f"{callers}_callers"), billables, callers))
+        return self.raw(self.closing(kind(self.fresh(f"{callers}_callers"), billables, callers)))
+
+    def raw(self, floor: Contestant) -> Contestant:
+        """Let a raw driver run as it comes: what the engine has tuned in it is the engine's gain."""
+
+        def run(limit: Limit) -> Round:
+            with self.databases.untuned():
+                return floor(limit)
+
+        return run
 
     def run(self, contestants: Mapping[str, Contestant]) -> Mapping[str, Sequence[Round]]:
         return self.turns.run(contestants)

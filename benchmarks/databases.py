@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +89,9 @@ class Databases(Protocol):
 
     def connect(self, url: str) -> Any: ...
 
+    def untuned(self) -> AbstractContextManager[None]:
+        """Leave out what the engine has tuned in the driver itself, for as long as the block runs."""
+
     def version(self) -> str: ...
 
 
@@ -112,6 +115,15 @@ class SqliteDatabases:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         return connection
+
+    @contextmanager
+    def untuned(self) -> Iterator[None]:
+        module = sqlite_module()
+        own = module.adapters.pop((type(None), module.PrepareProtocol))
+        try:
+            yield
+        finally:
+            module.register_adapter(type(None), own)
 
     def version(self) -> str:
         return f"SQLite {sqlite_module().sqlite_version} ({sqlite_module().__name__}), WAL, synchronous=FULL"
@@ -151,6 +163,9 @@ class PostgresDatabases:
         import psycopg
 
         return psycopg.connect(url, autocommit=True)
+
+    def untuned(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def version(self) -> str:
         with closing(self.connect(self._url)) as connection:

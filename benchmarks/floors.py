@@ -1,7 +1,7 @@
 """The floors: raw drivers that write the rows of pairs and deductions, with the SQL and durability of the engine.
 
 They ask no limit, make no answer, and find their rows made: making them is not on the stopwatch. Apart from durability
-the drivers and databases are as they come; what the engine tunes on its own connection is the engine's gain.
+the drivers and databases are as they come; what the engine tunes on its own connection, or in the driver, is its gain.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from benchmarks.rounds import Limit, Round
 from benchmarks.workload import Pair, PairMaker, Row
 from benchmarks.writes import COUNTERS, DEDUCTION, HOLD, ROLLUPS, SETTLEMENT, Write
 
-__all__ = ["DeductionWriter", "GroupWriter", "PairWriter", "PlpgsqlCallers", "SqliteCallers", "run_threads"]
+__all__ = [
+    "DeductionWriter",
+    "GroupWriter",
+    "PairWriter",
+    "PlpgsqlCallers",
+    "SqliteCallers",
+    "group_commit",
+    "run_threads",
+]
 
 _PORTION = 256
 _GROUP = 64
@@ -81,7 +89,7 @@ class GroupWriter:
         self._connection = database.connect()
         self._maker = PairMaker(database.databases.sample, billables)
         self._placeholder = database.databases.placeholder
-        self._transaction = _sqlite_group if database.databases.kind == "sqlite" else _postgres_group
+        self._transaction = group_commit(database.databases.kind)
 
     def __call__(self, limit: Limit) -> Round:
         hold_sql = _statements(HOLD, self._placeholder)
@@ -228,6 +236,11 @@ def _sqlite_transaction(connection: Any, statements: Sequence[str], rows: Sequen
     for sql, row in zip(statements, rows, strict=True):
         execute(sql, row)
     execute("COMMIT")
+
+
+def group_commit(kind: str) -> Callable[[Any, Iterable[tuple[str, list[Row]]]], None]:
+    """Return what writes statements with their rows to a connection, in one transaction."""
+    return _sqlite_group if kind == "sqlite" else _postgres_group
 
 
 def _sqlite_group(connection: Any, writes: Iterable[tuple[str, list[Row]]]) -> None:

@@ -20,6 +20,7 @@ from benchmarks.writes import (
     ROLLUPS,
     STATEMENT_LINES,
     Write,
+    literal,
 )
 from tallystick.identity import new_id
 from tallystick.period import PeriodKind, calendar_period, to_micros
@@ -179,11 +180,11 @@ class _Wallet(_Past):
     def __init__(self, database: Database, billable: str, count: int) -> None:
         super().__init__(database, count)
         self._sample = database.databases.credit_sample
-        self._own = {"billable": _literal(billable), "created_at": self._at()}
+        self._own = {"billable": literal(billable), "created_at": self._at()}
 
     def statements(self) -> list[str]:
         sample, transactions = self._sample, (self._sample.granted, self._sample.deducted)
-        account = {"id": _literal(new_id("wal")), "last_number": str(self._count), "created_at": str(self._start)}
+        account = {"id": literal(new_id("wal")), "last_number": str(self._count), "created_at": str(self._start)}
         grant = {"id": self._id("grt"), "amount": str((_TURN - 1) * DEDUCTION.nanos)}
         sides = [_either("side = 0", *map(self._entry, one.entries)) for one in transactions]
         both = "CROSS JOIN (SELECT 0 AS side UNION ALL SELECT 1) AS sides ORDER BY i, side"
@@ -246,10 +247,4 @@ def _hex(number: str, digits: int) -> str:
 
 
 def _literals(sample: Mapping[str, Any]) -> dict[str, str]:
-    return {column: _literal(value) for column, value in sample.items()}
-
-
-def _literal(value: Any) -> str:
-    if value is None:
-        return "NULL"
-    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"
+    return {column: literal(value) for column, value in sample.items()}

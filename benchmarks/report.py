@@ -14,7 +14,10 @@ from benchmarks.rounds import Spread
 __all__ = ["as_json", "print_table"]
 
 
-_TITLE = "A pair is a hold and its settlement: two calls, two durable answers. A deduction is one."
+_TITLE = (
+    "A pair is a hold and its settlement: two calls, two durable answers. A deduction is one. A subscription is billed "
+    "with its fee and a month of use."
+)
 
 
 def print_table(console: Console, found: Sequence[Comparison]) -> None:
@@ -75,14 +78,14 @@ def _result(line: Comparison, value: float) -> str:
 
 
 def _figure(line: Comparison, value: float) -> str:
-    return f"{value:,.1f} ms" if line.unit == "ms" else f"{value:.2f}"
+    return f"{value:.2f}" if line.unit == "share" else f"{value:,.1f} {line.unit}"
 
 
 def _target(line: Comparison) -> str:
     if line.target is None:
         return ""
-    unit = " ×" if line.is_rate else {"ms": " ms", "share": ""}[line.unit]
-    return f"{'≤' if line.is_ceiling else '≥'} {line.target:g}{unit}"
+    unit = " ×" if line.is_rate else "" if line.unit == "share" else f" {line.unit}"
+    return f"{'≤' if line.is_ceiling else '≥'} {line.target:.4g}{unit}"
 
 
 def _spread(spread: Spread) -> dict[str, Any]:

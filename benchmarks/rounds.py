@@ -19,14 +19,16 @@ OTHERS_SHARE_MAX = 0.15
 class Pace:
     """How long to measure: rounds that count, and turns that are run at most to get them.
 
-    `history` is how many events, or ledger entries, a long past has. With `is_examined` the doctor proves what the
-    rounds of credits have left behind; of a long past that takes longer than the rounds.
+    `history` is how many events, or ledger entries, a long past has; `subscriptions` is how many one run bills. With
+    `is_examined` the doctor proves what the rounds of credits have left behind; of a long past that takes longer than
+    the rounds.
     """
 
     rounds: int
     turns_max: int
     round_seconds: float
     history: int
+    subscriptions: int
     is_examined: bool = False
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from sqlalchemy import Table
 
 from tallystick.storage import tables
 
 __all__ = [
+    "BILLING_ACCOUNTS",
     "CLOSED_HOLDS",
     "COUNTERS",
     "CREDIT_ACCOUNTS",
@@ -18,13 +20,22 @@ __all__ = [
     "EVENTS",
     "GRANTS",
     "HOLD",
+    "INVOICES",
+    "INVOICE_LINES",
+    "ITEMS",
     "LEDGER_ENTRIES",
     "NEW_GRANTS",
     "NEW_HOLDS",
+    "NEW_NOTIFICATIONS",
+    "NUMBER_SERIES",
     "ROLLUPS",
     "SETTLEMENT",
     "STATEMENT_LINES",
+    "SUBSCRIPTION_CURSORS",
+    "TAKEN_OVERAGES",
+    "TAKEN_USE",
     "Write",
+    "literal",
 ]
 
 
@@ -32,7 +43,8 @@ __all__ = [
 class Write:
     """A row for a table: inserted; or replacing or adding to the row that has its key; or changing the row of an id.
 
-    Of a row that is there already, the columns `kept` stay as they are.
+    Of a row that is there already, the columns `kept` stay as they are. What is changed may be said by `where` instead
+    of by an id.
     """
 
     table: Table
@@ -40,6 +52,7 @@ class Write:
     on_conflict: str = ""
     is_update: bool = False
     kept: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -55,7 +68,8 @@ class Write:
         name = self.table.name
         if self.is_update:
             changes = ", ".join(f"{column} = {placeholder}" for column in self.amounts)
-            return f"UPDATE {name} SET {changes} WHERE id = {placeholder}"
+            condition = " AND ".join(one.format(placeholder) for one in self.where or ("id = {}",))
+            return f"UPDATE {name} SET {changes} WHERE {condition}"
         values = ", ".join([placeholder] * len(self.columns))
         insert = f"INSERT INTO {name} ({', '.join(self.columns)}) VALUES ({values})"
         if not self.on_conflict:
@@ -90,9 +104,27 @@ GRANTS = Write(tables.grants, ("remaining", "held", "warned_at", "id"), is_updat
 STATEMENT_LINES = _whole(tables.credit_transactions)
 LEDGER_ENTRIES = _whole(tables.ledger_entries)
 
+ITEMS = _whole(tables.invoice_items)
+INVOICES = _whole(tables.invoices)
+INVOICE_LINES = _whole(tables.invoice_lines)
+BILLING_ACCOUNTS = _whole(tables.billing_accounts, "replace")
+NUMBER_SERIES = _whole(tables.number_series, "add")
+NEW_NOTIFICATIONS = _whole(tables.notifications)
+SUBSCRIPTION_CURSORS = Write(tables.subscriptions, ("billed_until", "next_billing_at", "id"), is_update=True)
+_WAITS = ("billable = {}", "invoice_id IS NULL", "occurred_at < {}")
+TAKEN_USE = Write(tables.usage_charges, ("invoice_id",), is_update=True, where=_WAITS)
+TAKEN_OVERAGES = Write(tables.overages, ("invoice_id",), is_update=True, where=(*_WAITS, "sync_started_at IS NULL"))
+
 HOLD = (COUNTERS, NEW_HOLDS)
 """The transaction of a hold."""
 SETTLEMENT = (COUNTERS, CLOSED_HOLDS, EVENTS, *ROLLUPS)
 """The transaction of a settlement."""
 DEDUCTION = (CREDIT_ACCOUNTS, GRANTS, STATEMENT_LINES, LEDGER_ENTRIES, LEDGER_ENTRIES)
 """The transaction of a deduction that one grant can give."""
+
+
+def literal(value: Any) -> str:
+    """Return a value that was read as SQL writes it."""
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"

@@ -39,6 +39,9 @@ from tallystick.credits.features import Features
 from tallystick.credits.ledger_view import Ledger
 from tallystick.credits.wallets import Wallet, Wallets
 from tallystick.demo.provider_server import ProviderServer
+from tallystick.gateways.payment_methods import PaymentMethods
+from tallystick.invoicing.coupons import Coupons
+from tallystick.invoicing.invoices import Invoices
 from tallystick.invoicing.overages import Overages
 from tallystick.limits.limits import Limits
 from tallystick.limits.quotas import Quotas
@@ -46,6 +49,8 @@ from tallystick.limits.rates import RateLimits
 from tallystick.metering.hold import Hold
 from tallystick.metering.meter import Meter
 from tallystick.metering.usage import Usage
+from tallystick.notify.notifications import Notifications
+from tallystick.notify.webhooks import Webhooks
 from tallystick.plans.plans import Plans
 from tallystick.plans.subscriptions import Subscriptions
 from tallystick.pricing.prices import Prices
@@ -320,6 +325,11 @@ def public_names(kind: type) -> list[str]:
         ("ts.plans", Plans),
         ("ts.subscriptions", Subscriptions),
         ("ts.overages", Overages),
+        ("ts.invoices", Invoices),
+        ("ts.coupons", Coupons),
+        ("ts.payment_methods", PaymentMethods),
+        ("ts.notifications", Notifications),
+        ("ts.webhooks", Webhooks),
         ("ts.wallets", Wallets),
         ("wallet", Wallet),
         ("ts.features", Features),

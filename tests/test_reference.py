@@ -48,7 +48,30 @@ PLATFORM = (
     "the last 30 days", "Invalid period", "a scan of all events", "group by day", "silences another quota's",
     "another tenant's notification", "without a cryptographic source", "lowers a lifetime counter",
 )  # fmt: skip
-PAGES = {"reference-credits.md": (80, CREDITS), "reference-platform.md": (120, PLATFORM)}
+BILLING = (
+    "plan_type", "free", "starter", "professional", "enterprise", "custom", "billing_cycle", "monthly", "quarterly",
+    "yearly", "lifetime", "price_cents", "createSubscription", "create_subscription", "status", "get_subscription",
+    "update_subscription", "cancel_subscription", "immediately", "billable_type", "billable_id", "ai_plan_id",
+    "billing_mode", "started_at", "renews_at", "stripe_subscription_id", "stripe_customer_id", "sync-plans",
+    "migrate-plan", "--from-plan", "createInvoice", "create_invoice", "amount_cents", "due_date", "line_items",
+    "description", "quantity", "updateInvoice", "update_invoice", "INVOICE_PAID", "external_payment_id", "get_invoice",
+    "list_invoices", "pending", "paid", "overdue", "limit", "offset", "before the billing period starts",
+    "payment reminders", "7 days before due date", "archive paid invoices", "payment_methods",
+    "encrypt sensitive payment data", "audit trails", "overage_behavior", "ai_overages", "overage_sync_strategy",
+    "batch", "immediate", "sync-stripe-overages", "--limit=50", "is_synced", "markAsSynced", "sync_id",
+    "BillingDriver", "chargeOverage", "refundOverage", "AI_METERING_BILLING_DRIVER", "high volume", "track overages",
+    "payment_failure_grace_period_days", "limits still apply", "usage is tracked", "no limits enforced",
+    "access control", "grace periods for failed payments", "notify users", "renewal options", "currency",
+    "AI_METERING_CURRENCY", "currency_rates", "usd_eur", "eur_usd", "AiOverageCharged", "AiPlanChanged",
+    "AiSubscriptionExpired", "alert on payment failures", "straddles the limit", "the charge is made again",
+    "two equal overages", "sub-cent amounts vanish", "1:1", "costs 0.0", "is overwritten at each renewal",
+    "the moment of a cancellation",
+)  # fmt: skip
+PAGES = {
+    "reference-billing.md": (75, BILLING),
+    "reference-credits.md": (80, CREDITS),
+    "reference-platform.md": (120, PLATFORM),
+}
 
 each_page = pytest.mark.parametrize("page", PAGES)
 

@@ -125,7 +125,7 @@ def bill_due_subscriptions(
             page = _one_by_one(engine, limit, billable, failed)
         if page is None:
             break
-        engine.handlers.send([event for event in page.events if engine.handlers.wants(type(event))])
+        engine.handlers.send(page.events)
         done += page.run if keeps_invoices else replace(page.run, invoices=())
     for error in failed.values():
         raise error
@@ -188,7 +188,7 @@ def bill_stragglers(
             break
         some = wanted[start : start + _PAGE]
         page = engine.lane.transact(lambda connection, some=some: bill_waiting(engine, connection, some))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        engine.handlers.send([event for event in page.events if engine.handlers.wants(type(event))])
+        engine.handlers.send(page.events)
         done += page.run if keeps_invoices else replace(page.run, invoices=())
     return done
 

@@ -609,8 +609,7 @@ class Invoices:
         return told
 
     def _send(self, told: Sequence[Told]) -> None:
-        wants = self._engine.handlers.wants
-        self._engine.handlers.send([one.event for one in told if one.event is not None and wants(type(one.event))])
+        self._engine.handlers.send([one.event for one in told if one.event is not None])
 
     def _set(self, name: str, **values: Any) -> None:
         def work(connection: Connection) -> None:

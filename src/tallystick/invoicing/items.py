@@ -202,7 +202,7 @@ def remove_item(engine: Engine, item_id: str) -> InvoiceItem:
 def bill_now(engine: Engine, billable: str) -> tuple[Invoice, ...]:
     """Invoice at once whatever waits of a billable: an invoice for each currency, none where nothing waits."""
     page = engine.lane.transact(lambda connection: bill_waiting(engine, connection, [billable]))
-    engine.handlers.send([event for event in page.events if engine.handlers.wants(type(event))])
+    engine.handlers.send(page.events)
     return page.run.invoices
 
 

@@ -122,9 +122,7 @@ def _tell(engine: Engine, found: Sequence[Told]) -> Sequence[object]:
     written = engine.lane.transact(lambda connection: engine.outgoing.tell(connection, found))
     # Credits that expire are announced to handlers by a job of their own, which notes it at the grant.
     told = [one.event for one, row in zip(found, written, strict=True) if row is not None]
-    engine.handlers.send(
-        [one for one in told if isinstance(one, SubscriptionEndingSoon) and engine.handlers.wants(type(one))]
-    )
+    engine.handlers.send([one for one in told if isinstance(one, SubscriptionEndingSoon)])
     return written
 
 

@@ -85,7 +85,7 @@ def revise(engine: Engine, name: object, decide: Decide) -> Subscription:
         return revise_in(engine, connection, name, decide)
 
     changed, events = engine.lane.transact(work)
-    engine.handlers.send([event for event in events if engine.handlers.wants(type(event))])
+    engine.handlers.send(events)
     return changed
 
 

@@ -147,8 +147,7 @@ class Subscriptions:
             return event
 
         created = engine.lane.transact(insert)
-        if engine.handlers.wants(SubscriptionCreated):
-            engine.handlers.send([created])
+        engine.handlers.send([created])
         if pending and engine.settings.invoicing.enabled:
             # What has to be paid before it begins is known now.
             bill_due_subscriptions(engine, billable=reference)

@@ -28,6 +28,7 @@ PURE = (
     "events",
     "identity",
     "invoicing.countries",
+    "invoicing.fees",
     "invoicing.coupon",
     "invoicing.lines",
     "invoicing.pdf.document",

@@ -18,9 +18,10 @@ from tallystick.errors import StorageError
 from tallystick.events import Event, InvoiceCreated, InvoicePaid, SubscriptionExpired, SubscriptionRenewed
 from tallystick.gateways.driver import NullDriver
 from tallystick.identity import new_id
-from tallystick.invoicing.accruing import FeeItem, activation_item, fee_item, first_fee, reversals_after, write_items
+from tallystick.invoicing.accruing import reversals_after, write_items
 from tallystick.invoicing.details import Addressee, addressees
 from tallystick.invoicing.discounts import holding_discounts, load_discounts, use_discounts
+from tallystick.invoicing.fees import FeeItem, activation_item, fee_item, first_fee
 from tallystick.invoicing.gathering import (
     Waiting,
     WaitingItem,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from tallystick.errors import InvalidInput, NotFound, TallystickError
 from tallystick.identity import billable_reference
-from tallystick.invoicing.accruing import FeeItem
+from tallystick.invoicing.fees import FeeItem
 from tallystick.money import Money
 from tallystick.period import from_micros, to_micros
 from tallystick.plans.plans import find_version

@@ -13,17 +13,9 @@ from sqlalchemy import Connection, and_, delete, select, update
 from tallystick.errors import NotFound
 from tallystick.events import Event
 from tallystick.identity import billable_reference, new_id
-from tallystick.invoicing.accruing import (
-    FeeItem,
-    charged_items,
-    charged_until,
-    fees_between,
-    free_keys,
-    prorations,
-    reversals_after,
-    write_items,
-)
+from tallystick.invoicing.accruing import charged_items, charged_until, free_keys, reversals_after, write_items
 from tallystick.invoicing.billing_run import next_run_at
+from tallystick.invoicing.fees import FeeItem, fees_between, prorations
 from tallystick.invoicing.redeeming import follow_activation
 from tallystick.period import from_micros, to_micros
 from tallystick.plans.changing import first_anchor

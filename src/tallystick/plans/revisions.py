@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tallystick.errors import Conflict
 from tallystick.events import PaymentFailed, PlanChanged, SubscriptionCancelled
-from tallystick.invoicing.accruing import FeeItem, settled_fee_item
+from tallystick.invoicing.fees import FeeItem, settled_fee_item
 from tallystick.notify.composing import payment_failed, plan_changed
 from tallystick.notify.outgoing import Told
 from tallystick.plans.changing import revived, with_plan
